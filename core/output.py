@@ -1,0 +1,21 @@
+"""What every stereo network returns. A NamedTuple, because DDP and autocast look for tensors inside tuples and not inside dataclasses."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class StereoOutput(NamedTuple):
+    """Disparity of the left view from one forward call.
+
+    disparities: (B, T, H, W) pixels of the full image, one per refinement iteration, the last one best. T is 1 in evaluation mode.
+    initial: (B, 1, h, w) the disparity before refinement, in pixels of its own (working) size; None for networks that have none.
+    """
+
+    disparities: Tensor
+    initial: Tensor | None = None
+
+    @property
+    def disparity(self) -> Tensor:
+        """(B, H, W) the final disparity in pixels of the full image."""
+        return self.disparities[:, -1]

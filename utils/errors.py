@@ -1,0 +1,20 @@
+"""The one exception for what a user can cause. Commands print it as a single line and exit with 2.
+
+Everything else is our bug and keeps its traceback.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """A line that says where, what was found, what was expected and what to do next."""
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """`"; did you mean 'weight'?"` for the nearest of `known`, or the list of what is known when none is near."""
+    known = sorted(known)
+    close = get_close_matches(str(name), known, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known: {', '.join(known)}" if known else ""
