@@ -1,0 +1,16 @@
+"""What all tests share: where the development data lies when it is there. Fixtures of one room live beside that room's tests."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of development data beside the project; tests that need it are skipped where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"development data not found at {SHARED.name}/ beside the project")
+    return SHARED
