@@ -1,0 +1,65 @@
+"""Configuration files as people write them, and files that are whole or absent."""
+
+import os
+
+import pytest
+
+from utils.errors import UserError
+from utils.files import format_config, parse_json, read_config, write_atomic
+
+
+def test_comments_and_trailing_commas_are_read():
+    text = '{ // one\n "a": 1, /* two\n lines */ "b": [1, 2,], "url": "http://x/*no*/,}", "q": "\\"//\\"",\n}'
+    assert parse_json(text) == {"a": 1, "b": [1, 2], "url": "http://x/*no*/,}", "q": '"//"'}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"a": 1,\n  "b": }', ["line 2", "column 8"]),
+        ('/* a\n comment */ {"a" 1}', ["line 2"]),
+        ('{"a": 1, "a": 2}', ["'a'", "twice"]),
+        ('{"a": NaN}', ["NaN"]),
+        ("[1, 2]", ["list", "object"]),
+        ("[" * 100_000, ["nested"]),
+        ("", ["line 1"]),
+    ],
+)
+def test_a_broken_file_is_one_line_with_the_place(tmp_path, text, words):
+    path = tmp_path / "run.json"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        read_config(path)
+    line = str(error.value)
+    assert line.startswith(str(path)) and "\n" not in line
+    assert all(word in line for word in words), line
+
+
+def test_binary_missing_and_bad_toml(tmp_path):
+    (tmp_path / "b.json").write_bytes(b"\x80\x81PNG")
+    (tmp_path / "b.toml").write_text("a = = 1")
+    for name, word in [("b.json", "UTF-8"), ("b.toml", "TOML"), ("none.json", "No such file")]:
+        with pytest.raises(UserError, match=word):
+            read_config(tmp_path / name)
+
+
+def test_both_formats_hold_the_same_configuration(tmp_path):
+    content = {"model": {"max_disp": 192, "pretrained": None}, "data": {"datasets": [{"path": "./data", "weight": 1.0}]}}
+    for suffix in (".json", ".toml"):
+        (tmp_path / f"c{suffix}").write_text(format_config(content, suffix))
+    assert read_config(tmp_path / "c.json") == content
+    assert read_config(tmp_path / "c.toml") == {"model": {"max_disp": 192}, "data": content["data"]}
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
+    path = tmp_path / "latest.pt"
+    write_atomic(path, b"old")
+
+    def explode(file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomic(path, explode)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["latest.pt"]

@@ -1,0 +1,114 @@
+"""Files that must not be half-written, and configuration files as people write them (JSON with comments, TOML). Nothing here knows what a
+configuration means.
+"""
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from utils.errors import UserError
+
+_STRING_OR_COMMENT = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
+_STRING_OR_TRAILING_COMMA = re.compile(r'"(?:\\.|[^"\\\n])*"|,(?=\s*[}\]])')
+
+
+def write_atomic(path: Path, content: bytes | str | Callable[[BinaryIO], object]) -> None:
+    """Publish a file by renaming: readers see the old content or all of the new one, also after a crash.
+
+    content: what to write, or a function that writes to the open file. Raises OSError; the temporary file is gone then.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)  # mkstemp is private by design; a checkpoint is as readable as any other file of its owner
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A configuration file as a dictionary: TOML by its suffix, otherwise JSON with `//` and `/* */` comments and trailing commas.
+
+    Raises UserError with file, line and column for anything that is not an object in that syntax, and for a key given twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file in UTF-8 (byte {error.start}); a configuration is JSON or TOML") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); pass a JSON or TOML configuration") from None
+    try:
+        content = tomllib.loads(text) if path.suffix == ".toml" else parse_json(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not valid JSON in line {error.lineno}, column {error.colno}: {error.msg}") from None
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply to be a configuration") from None
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: found {type(content).__name__} at the top; expected an object with the keys model, data, loss, ...")
+    return content
+
+
+def parse_json(text: str) -> Any:
+    """JSON with comments and trailing commas. They become blanks, so that positions in errors stay those of the file."""
+
+    def blank(match: re.Match[str]) -> str:
+        found = match.group()
+        return found if found.startswith('"') else re.sub(r"[^\n]", " ", found)
+
+    text = _STRING_OR_TRAILING_COMMA.sub(blank, _STRING_OR_COMMENT.sub(blank, text))
+    return json.loads(text, object_pairs_hook=_no_key_twice, parse_constant=_no_constant)
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key '{next(key for key in keys if keys.count(key) > 1)}' is given twice in one object")
+    return content
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number that a configuration may hold")
+
+
+def format_config(content: Mapping[str, Any], suffix: str = ".json") -> str:
+    """The text of a configuration, JSON or TOML by `suffix`. TOML has no null: keys without a value are left out, as defaults are null."""
+    if suffix != ".toml":
+        return json.dumps(content, indent=2) + "\n"
+    import tomli_w
+
+    return tomli_w.dumps(_without_none(content))
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_without_none(item) for item in value]
+    return value
