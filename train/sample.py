@@ -1,6 +1,6 @@
 """The two currencies of the data path: a sample as NumPy arrays, a batch as tensors. How either is made or used lives elsewhere."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Self
 
 import numpy as np
@@ -56,7 +56,7 @@ class StereoBatch:
 
     left, right: (B, 3, H, W), uint8 before and float32 in [0, 1] after `to`.
     disparity: float32 (B, H, W) pixels; valid: bool (B, H, W).
-    keys, datasets, label_types: one string per sample.
+    keys, datasets, label_types: one string per sample. broken: what could not be read and was replaced while this batch was made.
     """
 
     left: Tensor
@@ -66,6 +66,7 @@ class StereoBatch:
     keys: list[str]
     datasets: list[str]
     label_types: list[str]
+    broken: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -82,8 +83,8 @@ class StereoBatch:
     def select(self, rows: list[int]) -> Self:
         """The samples at `rows`, in that order."""
         index = torch.tensor(rows, device=self.disparity.device)
-        picked = {f.name: getattr(self, f.name) for f in fields(self)}
-        return type(self)(**{k: v[index] if isinstance(v, Tensor) else [v[row] for row in rows] for k, v in picked.items()})
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "broken"}
+        return type(self)(**{k: v[index] if isinstance(v, Tensor) else [v[row] for row in rows] for k, v in values.items()})
 
     def _map(self, function) -> Self:
         values = {f.name: getattr(self, f.name) for f in fields(self)}

@@ -1,0 +1,294 @@
+"""The whole run as pydantic models: defaults, a docstring per field, every check that needs no data. What a part's own parameters are is
+stated where the part is registered (networks, losses, data sets, augmentations) and checked through its registry.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from utils.errors import UserError, did_you_mean
+from utils.files import read_config
+from utils.registry import explain
+
+FOLDER = Path(__file__).resolve().parents[1] / "configs" / "train"
+
+
+class Section(BaseModel):
+    """Common rules: unknown keys are refused, nothing changes after reading, field docstrings become descriptions in the JSON schema."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+Size = tuple[Annotated[int, Field(gt=0, le=16384)], Annotated[int, Field(gt=0, le=16384)]]
+
+
+class DatasetEntry(Section):
+    """One data set of the mixture or of the validation."""
+
+    name: str = Field(min_length=1, max_length=100, pattern=r"^[\w.-]+$")
+    """What it is called in metrics and logs."""
+    type: str = "fsd"
+    """How it is laid out and read: a registered data set type."""
+    path: str | None = None
+    """Its folder; `~` and `$VARIABLE` are expanded, relative paths start where the command runs. None for data sets without files."""
+    weight: float = Field(1.0, ge=0)
+    """Share of the samples, relative to the other weights."""
+    label_type: str = "stereo"
+    """Which losses its samples get: a key of `loss`."""
+    image_augmentation: list[str | dict[str, Any]] | None = None
+    """Photometric augmentations by name, or as {"name": ..., parameters}; None takes `data.image_augmentation`."""
+    stereo_augmentation: bool | dict[str, Any] | None = None
+    """Scale, crop and flips: true for the defaults, false for a centred crop, or their options; None takes `data.stereo_augmentation`."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """Parameters of the data set type."""
+
+    def folder(self, where: str) -> Path | None:
+        """The path with variables filled in. Raises UserError for a variable that is not set."""
+        if self.path is None:
+            return None
+        path = os.path.expanduser(os.path.expandvars(self.path))
+        if unset := re.search(r"\$\{?(\w+)", path):
+            raise UserError(f"{where}.path: '{self.path}' needs the environment variable {unset[1]}, which is not set")
+        return Path(path)
+
+
+class DataConfig(Section):
+    """What is trained on."""
+
+    datasets: list[DatasetEntry] = Field(min_length=1)
+    """The weighted mixture."""
+    image_sizes: list[Size] = Field(min_length=1)
+    """(width, height) of the crops; one is drawn per step, the same on all processes."""
+    max_disparity: float | None = Field(None, gt=0)
+    """Ground truth beyond it, in pixels of the crop, is masked out. None takes the network's `max_disp`."""
+    image_augmentation: list[str | dict[str, Any]] = Field(default_factory=list)
+    """Photometric augmentations of all data sets that do not name their own."""
+    stereo_augmentation: bool | dict[str, Any] = True
+    """Geometric augmentation of all data sets that do not name their own."""
+    workers: int | None = Field(None, ge=0, le=256)
+    """Loading processes per training process; None takes one per core that is free for it, at most 8; 0 loads in the training process."""
+    prefetch: int = Field(4, ge=1, le=64)
+    """Micro-batches that each worker prepares ahead."""
+    max_broken: int = Field(100, ge=0)
+    """Samples that may turn out unreadable, each replaced by another, before the run ends with an error."""
+
+    @field_validator("datasets")
+    @classmethod
+    def _mixture(cls, entries: list[DatasetEntry]) -> list[DatasetEntry]:
+        names = [entry.name for entry in entries]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two data sets are called '{next(name for name in names if names.count(name) > 1)}'; give each its own name")
+        if not any(entry.weight > 0 for entry in entries):
+            raise ValueError("no data set has a weight above 0")
+        return entries
+
+
+class LossEntry(Section):
+    """One term of the objective of a label type."""
+
+    function: str
+    """A registered loss."""
+    weight: float = Field(1.0, ge=0)
+    """Its factor in the sum."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """Parameters of the function."""
+
+
+class EmaConfig(Section):
+    """The averaged weights that validation and the `_ema.pt` checkpoint use."""
+
+    decay: float = Field(0.999, ge=0, lt=1)
+    """Share of the old average kept at each update, after a warm-up of (1 + n) / (10 + n)."""
+
+
+class ValidationConfig(Section):
+    """Measuring on held samples while training, with the averaged weights."""
+
+    every: int = Field(1000, ge=0)
+    """Steps between two validations, 0 for none. One more runs after the last step."""
+    at_start: bool = True
+    """Validate before the first step as well: the number to improve on, and a fault in the validation shows now and not after hours."""
+    fraction: float = Field(0.05, ge=0, lt=1)
+    """Share of every training data set that is held back when `datasets` is empty, chosen by a hash of each sample's key."""
+    datasets: list[DatasetEntry] = Field(default_factory=list)
+    """Data sets of its own to validate on; nothing is then held back from the mixture."""
+    max_samples: int = Field(64, gt=0)
+    """Samples per data set."""
+    iterations: int | None = Field(None, gt=0)
+    """Refinement iterations; None takes the network's `valid_iters`."""
+    size: Size | None = None
+    """(width, height) of a centred crop; None measures whole images."""
+
+
+class TrackersConfig(Section):
+    """Where a run is recorded, beside `<workspace>/metrics.jsonl`, which always is."""
+
+    experiment: str = Field("stereofoundry", min_length=1)
+    """Name of the MLflow experiment."""
+    run_name: str | None = None
+    """Name of the run; None takes the workspace's."""
+    log_checkpoints: Literal["none", "final", "all"] = "final"
+    """Which checkpoints MLflow stores as artifacts (averaged weights at the end; every one); the others are named in a tag."""
+    tensorboard: bool = False
+    """Write TensorBoard files to `<workspace>/tensorboard` (extra `tensorboard`)."""
+
+
+class TrainingConfig(Section):
+    """Rules of the update that belong to the experiment and not to the machine."""
+
+    iterations: int | None = Field(None, gt=0)
+    """Refinement iterations in training; None takes the network's `train_iters`."""
+    clip_norm: float = Field(1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+    max_skipped: int = Field(20, ge=1)
+    """Updates in a row that may be skipped because the gradient is not finite before the run ends with an error."""
+
+
+class RunConfig(Section):
+    """One training run. Where it is stored and how big its batches are is said by the options of `scripts/train.py`."""
+
+    model: dict[str, Any] = Field(default_factory=dict)
+    """`type` names a registered network, default "foundation_stereo"; the other keys are its parameters."""
+    data: DataConfig
+    loss: dict[str, dict[str, LossEntry]] = Field(min_length=1)
+    """Label type -> name of the term -> what it is."""
+    optimizer: dict[str, Any] = Field(default_factory=lambda: {"type": "AdamW", "params": [{"params": {"include": ["*"]}, "lr": 1e-4}]})
+    """A class of `torch.optim` and its parameter groups by name patterns (include, exclude)."""
+    lr_scheduler: dict[str, Any] = Field(default_factory=lambda: {"type": "WarmupCosine", "params": {}})
+    """A class of `torch.optim.lr_scheduler` or "WarmupCosine", and its parameters; counted in steps."""
+    ema: EmaConfig = EmaConfig()
+    validation: ValidationConfig = ValidationConfig()
+    trackers: TrackersConfig = TrackersConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    def dump(self) -> dict[str, Any]:
+        """Plain values, every default filled in; reading it back gives the same run."""
+        return self.model_dump(mode="json")
+
+
+def find_config(name: str) -> Path:
+    """A path, or the bare name of a file in `configs/train`. Raises UserError with what there is."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.parent == Path() and (FOLDER / path).is_file():
+        return FOLDER / path
+    shipped = [file.name for file in FOLDER.glob("*.*")]
+    raise UserError(f"--config {name}: no such file, here or in configs/train{did_you_mean(name, shipped)}")
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a configuration, apply `a.b=c` overrides and fill in every default, those of the registered parts as well.
+
+    Raises UserError in one line: file, path of the key, what was found, what is expected.
+    """
+    content = read_config(path)
+    for override in overrides:
+        apply_override(content, override)
+    try:
+        config = RunConfig(**content)
+    except ValidationError as error:
+        raise UserError(explain(error, RunConfig, f"{path}:")) from None
+    except TypeError:
+        raise UserError(f"{path}: the keys at the top must be words; known: {', '.join(RunConfig.model_fields)}") from None
+    return _resolve(config, path)
+
+
+def _resolve(config: RunConfig, path: Path) -> RunConfig:
+    """The same configuration with the parameters of networks, data sets and losses checked and completed by their registries."""
+    from core import MODELS
+    from train.augment import check_augmentation
+    from train.datasets import DATASETS
+    from train.losses import LOSSES
+
+    model = dict(config.model)
+    kind = str(model.pop("type", "foundation_stereo"))
+    model = {"type": kind, **MODELS.check(kind, model, f"{path}: model")}
+
+    def complete(entry: DatasetEntry, where: str) -> DatasetEntry:
+        params = DATASETS.check(entry.type, entry.params, f"{where}.params")
+        check_augmentation(entry.image_augmentation, entry.stereo_augmentation, where)
+        return entry.model_copy(update={"params": params})
+
+    check_augmentation(config.data.image_augmentation, config.data.stereo_augmentation, f"{path}: data")
+    entries = [complete(entry, f"{path}: data.datasets[{i}]") for i, entry in enumerate(config.data.datasets)]
+    held = [complete(entry, f"{path}: validation.datasets[{i}]") for i, entry in enumerate(config.validation.datasets)]
+    loss = {
+        label: {
+            name: term.model_copy(update={"params": LOSSES.check(term.function, term.params, f"{path}: loss.{label}.{name}.params")})
+            for name, term in terms.items()
+        }
+        for label, terms in config.loss.items()
+    }
+    for i, entry in enumerate(entries):
+        if entry.label_type not in loss:
+            raise UserError(f"{path}: data.datasets[{i}].label_type: no losses for '{entry.label_type}'{did_you_mean(entry.label_type, loss)}")
+    max_disparity = config.data.max_disparity or float(model.get("max_disp") or 0) or None
+    return config.model_copy(
+        update={
+            "model": model,
+            "data": config.data.model_copy(update={"datasets": entries, "max_disparity": max_disparity}),
+            "validation": config.validation.model_copy(update={"datasets": held}),
+            "loss": loss,
+        }
+    )
+
+
+def apply_override(content: dict[str, Any], override: str) -> None:
+    """Set one key of a raw configuration in place, `data.datasets[0].weight=2`; the value is JSON, or a string where it is not JSON.
+
+    Missing objects on the way are created; whether the key exists is decided when the whole is checked.
+    """
+    path, equals, text = override.partition("=")
+    keys: list[str | int] = [int(index) if index else name for name, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path)]
+    keys = [int(key) if isinstance(key, str) and key.isdigit() else key for key in keys]
+    if not equals or not keys:
+        raise UserError(f"--set {override}: expected key=value, as in --set data.datasets[0].weight=2")
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    place: Any = content
+    for depth, key in enumerate(keys):
+        last = depth == len(keys) - 1
+        at = ".".join(map(str, keys[: depth + 1]))
+        if isinstance(place, list):
+            if not isinstance(key, int) or key >= len(place):
+                raise UserError(f"--set {override}: {at}: the list has {len(place)} entries, counted from 0")
+        elif isinstance(place, dict):
+            key = str(key)
+        else:
+            raise UserError(f"--set {override}: {at}: what it should be set in is {place!r}, neither an object nor a list")
+        if last:
+            place[key] = value
+        else:
+            place = place[key] if isinstance(place, list) else place.setdefault(key, {})
+
+
+def json_schema() -> dict[str, Any]:
+    """A JSON schema of the run file for editors, with the parameters of the registered networks and the names of everything registered."""
+    from core import MODELS
+    from train.datasets import DATASETS
+    from train.losses import LOSSES
+
+    schema = RunConfig.model_json_schema()
+    definitions = schema["$defs"]
+    networks = []
+    for name in MODELS:
+        network = MODELS.parameters(name).model_json_schema()
+        network["properties"] = {"type": {"const": name}, **network["properties"]}
+        networks.append(network)
+    schema["properties"]["model"] = networks[0] if len(networks) == 1 else {"anyOf": networks}
+    definitions["LossEntry"]["properties"]["function"]["enum"] = sorted(LOSSES)
+    definitions["DatasetEntry"]["properties"]["type"]["enum"] = sorted(DATASETS)
+    return schema
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Keys whose values differ between two sections, as `key: ours / theirs`."""
+    return [f"{key}: {ours.get(key)!r} / {theirs.get(key)!r}" for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
