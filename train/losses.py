@@ -1,0 +1,307 @@
+"""What a run descends: per-sample losses by name, and the weighted sum of them per label type. No optimizer and no averaging over ranks.
+
+Every loss is a mean over the valid pixels of its sample, in float32 also under autocast. A sample without valid pixels counts 0, with
+gradient 0: pixels are selected before any arithmetic, because 0 * inf is NaN in a backward pass too.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from core.output import StereoOutput
+from train.sample import StereoBatch
+from utils.errors import UserError, did_you_mean
+from utils.registry import Registry, explain
+
+LOSSES = Registry("loss")
+INVALID = "invalid"  # the label type of samples that could not be loaded; needs no entry and contributes 0
+
+Positive = Annotated[float, Field(gt=0)]
+Limit = Annotated[float | None, Field(gt=0, description="Pixels; ground truth that is not below this is ignored.")]
+Kind = Annotated[Literal["l1", "smooth_l1"], Field(description="smooth_l1 is quadratic below 1 px of error.")]
+
+
+@LOSSES.register("disparity_l1_loss")
+def disparity_l1_loss(output: StereoOutput, batch: StereoBatch, *, max_disparity: Limit = None) -> Tensor:
+    """|d - gt| of the final disparity. Pixels, (B,)."""
+    return _final(output, batch, max_disparity, beta=0.0)
+
+
+@LOSSES.register("smooth_l1_loss")
+def smooth_l1_loss(output: StereoOutput, batch: StereoBatch, *, beta: Positive = 1.0, max_disparity: Limit = None) -> Tensor:
+    """Of the final disparity, e = |d - gt|: e^2 / (2 beta) below beta, e - beta / 2 above. Pixels, (B,)."""
+    return _final(output, batch, max_disparity, beta)
+
+
+@LOSSES.register("epe_loss")
+def epe_loss(output: StereoOutput, batch: StereoBatch, *, max_disparity: Limit = None) -> Tensor:
+    """End-point error of the final disparity. Pixels, (B,).
+
+    Disparity has one component, so the length of the error vector is |d - gt|: the same numbers as `disparity_l1_loss`, under the name
+    that optical flow gives them. Unlike the metric `epe` it averages per sample first.
+    """
+    return _final(output, batch, max_disparity, beta=0.0)
+
+
+@LOSSES.register("multi_scale_loss")
+def multi_scale_loss(
+    output: StereoOutput,
+    batch: StereoBatch,
+    *,
+    weights: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1, max_length=10)],
+    loss_type: Kind = "smooth_l1",
+    max_disparity: Limit = None,
+) -> Tensor:
+    """Weighted sum of the final disparity's errors on an image pyramid. Full-image pixels, (B,).
+
+    weights: one per level, COARSE TO FINE; the last level is the full size and each earlier one half the next. Not normalised.
+    A pixel of a level is the mean over the valid pixels of its block, of prediction and ground truth alike; blocks without one are
+    left out. Disparity is not divided by the level's factor: an error of 1 px of the full image weighs the same on all levels.
+    """
+    prediction, disparity, mask = _select(output.disparity, batch, max_disparity)
+    count, total = mask.to(prediction.dtype), 0.0
+    for halvings, weight in enumerate(reversed(weights)):
+        size = 2**halvings
+        share = _pool(count, size)  # of valid pixels in a block; both divided by the same block size, which cancels
+        error = (_pool(prediction, size) - _pool(disparity, size)) / share.clamp(min=1e-12)
+        total = total + weight * _masked_mean(_penalty(error, _BETA[loss_type]), share > 0)
+    return torch.as_tensor(total)
+
+
+@LOSSES.register("sequence_loss")
+def sequence_loss(
+    output: StereoOutput,
+    batch: StereoBatch,
+    *,
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.9,
+    adjust_gamma: bool = False,
+    loss_type: Kind = "l1",
+    max_disparity: Limit = None,
+) -> Tensor:
+    """Sum over the refinement iterations i = 0..T-1 of gamma^(T-1-i) * error_i; the last weighs 1. Pixels, (B,).
+
+    RAFT (Teed and Deng 2020, eq. 7); FoundationStereo (sec. 3.4, eq. 11) takes it with gamma 0.9 and l1.
+    adjust_gamma: gamma^(15 / (T-1)) in place of gamma, as RAFT-Stereo's trainer does, so that the first iteration weighs gamma^15
+    whatever T is. Without effect for T = 1.
+    """
+    iterations = output.disparities.shape[1]
+    if adjust_gamma and iterations > 1:
+        gamma = gamma ** (15 / (iterations - 1))
+    prediction, disparity, mask = _select(output.disparities, batch, max_disparity)
+    errors = _penalty(prediction - disparity, _BETA[loss_type])  # (B, T, H, W), 0 where the mask is false
+    per_iteration = errors.sum(dim=(2, 3)) / mask.sum(dim=(2, 3)).clamp(min=1)
+    weights = gamma ** torch.arange(iterations - 1, -1, -1, device=errors.device, dtype=errors.dtype)
+    return (per_iteration * weights).sum(dim=1)
+
+
+@LOSSES.register("initial_disparity_loss")
+def initial_disparity_loss(
+    output: StereoOutput,
+    batch: StereoBatch,
+    *,
+    resolution: Literal["working", "full"] = "working",
+    beta: Positive = 1.0,
+    max_disparity: Limit = None,
+) -> Tensor:
+    """Smooth L1 of the disparity before refinement: FoundationStereo's first term (sec. 3.4, eq. 11). (B,).
+
+    resolution: the paper leaves it open. "working" compares in working-size pixels with the ground truth at [::f, ::f] / f, f = H / h
+    (4 in that network); "full" upsamples the prediction (bilinear, align_corners) times f and compares in full-image pixels.
+    max_disparity is in full-image pixels either way. Raises `UserError` for a network that has no initial disparity.
+    """
+    if output.initial is None:
+        raise UserError("loss: initial_disparity_loss needs a network with an initial disparity, and this one has none; remove the loss")
+    (height, width), (h, w) = batch.disparity.shape[-2:], output.initial.shape[-2:]
+    factor = height // h
+    assert (h * factor, w * factor) == (height, width), f"initial disparity {h} x {w} for an image of {height} x {width}"
+    if resolution == "full":
+        initial = F.interpolate(_wide(output.initial), size=(height, width), mode="bilinear", align_corners=True)[:, 0] * factor
+        prediction, disparity, mask = _select(initial, batch, max_disparity)
+    else:
+        nearest = (slice(None), slice(None, None, factor), slice(None, None, factor))
+        mask = _mask(batch, max_disparity)[nearest]
+        prediction, disparity = _keep(output.initial[:, 0], mask), _keep(batch.disparity[nearest], mask) / factor
+    return _masked_mean(_penalty(prediction - disparity, beta), mask)
+
+
+@LOSSES.register("gradient_loss")
+def gradient_loss(output: StereoOutput, batch: StereoBatch, *, edge_weight: Annotated[float, Field(ge=0)] = 10.0) -> Tensor:
+    """Edge-aware smoothness of the final disparity: mean of |d_x| exp(-k |I_x|) + mean of |d_y| exp(-k |I_y|). Pixels per pixel, (B,).
+
+    The image gradient stands in the exponent, as in monodepth2 (Godard et al. 2019, eq. 3): a disparity edge is cheap where the image
+    has one. |I_x| is the mean over RGB in [0, 1], k = edge_weight. Unlike there, disparity is not divided by its mean: with ground truth
+    in the objective shrinking does not pay, and pixels per pixel do not depend on the image size.
+    Taken over all pixels of the sample, with or without ground truth (that is its use), but 0 for a sample that has none at all.
+    """
+    finite = torch.isfinite(output.disparity) | batch.valid  # a broken value counts where it can be blamed, and only there
+    disparity, image = _keep(output.disparity, finite), _wide(batch.left)
+    value = torch.zeros_like(disparity[:, 0, 0])
+    for dim in (-1, -2):
+        length = disparity.shape[dim] - 1
+        both = finite.narrow(dim, 0, length) & finite.narrow(dim, 1, length)
+        edge = image.diff(dim=dim).abs().mean(dim=1)
+        value = value + _masked_mean(disparity.diff(dim=dim).abs() * torch.exp(-edge_weight * edge), both)
+    return torch.where(batch.valid.flatten(1).any(dim=1), value, 0)
+
+
+_BETA = {"l1": 0.0, "smooth_l1": 1.0}
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """At least float32: half precision has no use in a loss. Float64 stays, for comparisons."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _mask(batch: StereoBatch, max_disparity: float | None) -> Tensor:
+    return batch.valid if max_disparity is None else batch.valid & (batch.disparity < max_disparity)
+
+
+def _keep(values: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(mask, _wide(values), 0)
+
+
+def _select(prediction: Tensor, batch: StereoBatch, max_disparity: float | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Prediction, ground truth and mask of one shape rule, both 0 where not valid; (B, 1, H, W) masks for (B, T, H, W) predictions."""
+    mask, disparity = _mask(batch, max_disparity), batch.disparity
+    if prediction.dim() == 4:
+        mask, disparity = mask[:, None], disparity[:, None]
+    return _keep(prediction, mask), _keep(disparity, mask), mask
+
+
+def _penalty(error: Tensor, beta: float) -> Tensor:
+    return F.smooth_l1_loss(error, torch.zeros_like(error), reduction="none", beta=beta) if beta else error.abs()
+
+
+def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """(B, H, W) -> (B,), 0 for a sample whose mask is empty."""
+    return _keep(values, mask).sum(dim=(1, 2)) / mask.sum(dim=(1, 2)).clamp(min=1)
+
+
+def _pool(values: Tensor, size: int) -> Tensor:
+    return values if size == 1 else F.avg_pool2d(values[:, None], size, ceil_mode=True)[:, 0]
+
+
+def _final(output: StereoOutput, batch: StereoBatch, max_disparity: float | None, beta: float) -> Tensor:
+    prediction, disparity, mask = _select(output.disparity, batch, max_disparity)
+    return _masked_mean(_penalty(prediction - disparity, beta), mask)
+
+
+class LossTerm(BaseModel):
+    """One entry of the configuration's `loss.<label type>`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    function: str
+    """Name of a registered loss."""
+    weight: float = Field(1.0, ge=0, allow_inf_nan=False)
+    """Factor in the sum; a loss of weight 0 is reported but not descended."""
+    params: dict[str, Any] = {}
+    """Keyword arguments of the loss."""
+
+
+class _Term(NamedTuple):
+    name: str
+    function: str
+    weight: float
+    params: dict[str, Any]
+
+
+class Objective:
+    """The weighted sum of losses that each sample gets according to its label type.
+
+    config: `{label_type: {name: {"function", "weight", "params"}}}`, the configuration's `loss` section; its path is `where`. Everything
+    is checked here: `UserError` for an unknown function, key or parameter, a wrong type, a negative weight.
+    """
+
+    def __init__(self, config: Mapping[str, Mapping[str, Any]], where: str = "loss") -> None:
+        self.terms = {
+            label: [_term(name, entry, f"{where}.{label}.{name}") for name, entry in entries.items()] for label, entries in config.items()
+        }
+        if not any(term.weight for terms in self.terms.values() for term in terms):
+            raise UserError(f"{where}: no loss with a positive weight; give at least one, as {where}.<label type>.<name>.function")
+        self.terms.setdefault(INVALID, [])
+        labels = [label for label, terms in self.terms.items() if terms]
+        self._prefix = {label: "" if len(labels) == 1 else f"{label}/" for label in labels}
+        self.keys = ["loss", *(self._prefix[label] + term.name for label in labels for term in self.terms[label])]
+        """Names of the parts, in a fixed order, the same on every rank and for every batch."""
+
+    def check_labels(self, labels: Iterable[str], where: str) -> None:
+        """`UserError` that begins with `where` if one of `labels` (label types of data sets) has no entry."""
+        for label in labels:
+            if label not in self.terms:
+                known = [name for name in self.terms if name != INVALID]
+                raise UserError(f"{where}: label type '{label}' has no entry in the loss section{did_you_mean(label, known)}")
+
+    def counts(self, batch: StereoBatch) -> dict[str, int]:
+        """How many samples of `batch` each part is a mean over: the weight of a part in a mean over batches and ranks."""
+        counts = {"loss": len(batch)}
+        for label, prefix in self._prefix.items():
+            counts |= dict.fromkeys((prefix + term.name for term in self.terms[label]), batch.label_types.count(label))
+        return counts
+
+    def __call__(self, output: StereoOutput, batch: StereoBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar to descend and the detached scalars to report.
+
+        The first is the sum over samples of their weighted losses, divided by B: how a batch was split does not matter. The second holds
+        one unweighted mean per loss over the samples of its label type (0 when there is none, see `counts`), named `name`, or
+        `label/name` when several label types have losses, and the first again as `loss`.
+        """
+        values, parts = self.per_sample(output, batch)
+        total = values.mean() + _anchor(output)
+        parts["loss"] = total.detach()
+        return total, {key: parts[key] for key in self.keys}
+
+    def per_sample(self, output: StereoOutput, batch: StereoBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """(B,) weighted losses, and the mean of each loss over the samples of its label type. Tells which sample is not finite."""
+        values, parts = _wide(output.disparities[:, -1, 0, 0]).new_zeros(len(batch)), {}
+        for label, prefix in self._prefix.items():
+            rows = [row for row, found in enumerate(batch.label_types) if found == label]
+            everything = len(rows) == len(batch)
+            chosen = _rows(output, batch, rows) if rows and not everything else (output, batch)
+            for term in self.terms[label]:
+                with torch.set_grad_enabled(torch.is_grad_enabled() and term.weight > 0):
+                    losses = LOSSES[term.function](*chosen, **term.params) if rows else values.new_zeros(0)
+                parts[prefix + term.name] = losses.detach().sum() / max(len(rows), 1)
+                if term.weight and rows:
+                    values = values + term.weight * (losses if everything else _scatter(losses, rows, len(batch)))
+        assert all(label in self.terms for label in batch.label_types), f"label types {batch.label_types} were not checked"
+        return values, parts
+
+
+def _rows(output: StereoOutput, batch: StereoBatch, rows: list[int]) -> tuple[StereoOutput, StereoBatch]:
+    index = torch.tensor(rows, device=output.disparities.device, dtype=torch.long)
+    initial = None if output.initial is None else output.initial[index]
+    return StereoOutput(output.disparities[index], initial), batch.select(rows)
+
+
+def _scatter(losses: Tensor, rows: list[int], size: int) -> Tensor:
+    """(len(rows),) -> (size,), 0 elsewhere."""
+    return losses.new_zeros(size).index_put((torch.tensor(rows, device=losses.device),), losses)
+
+
+def _anchor(output: StereoOutput) -> Tensor:
+    """0, connected to every output: a parameter that no loss reaches gets gradient 0 on all ranks, and DDP waits for none.
+
+    Selected and not multiplied, since 0 * inf would be NaN.
+    """
+    zero = output.disparities.new_zeros((), dtype=torch.float32)
+    for tensor in (output.disparities, output.initial):
+        if tensor is not None:
+            corner = tensor[..., :1, :1]
+            zero = zero + torch.where(torch.zeros_like(corner, dtype=torch.bool), corner, 0).sum()
+    return zero
+
+
+def _term(name: str, entry: Any, where: str) -> _Term:
+    try:
+        term = LossTerm.model_validate(entry if isinstance(entry, LossTerm) else dict(entry))
+    except ValidationError as error:
+        raise UserError(explain(error, LossTerm, where)) from None
+    except (TypeError, ValueError):
+        raise UserError(f"{where}: found {entry!r}; expected an object with 'function', 'weight' and 'params'") from None
+    LOSSES.find(term.function, f"{where}.function")
+    return _Term(name, term.function, term.weight, LOSSES.check(term.function, term.params, f"{where}.params"))

@@ -1,0 +1,173 @@
+"""What is measured: metrics by name as (sum, count) per sample, and their accumulation over batches and ranks. No evaluation loop.
+
+All are taken over the valid pixels, e = |prediction - ground truth| in pixels, pooled over the pixels of a data set (KITTI's rule) and not
+averaged over images. A prediction that is not finite has e = infinity: wrong for every threshold, and visible in `epe` and `rmse`.
+Shares are in PERCENT, 0 to 100, as the benchmarks print them.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from utils.errors import UserError, did_you_mean
+from utils.registry import Registry
+
+METRICS = Registry("metric")
+SumCount = tuple[Tensor, Tensor]
+
+
+@METRICS.register("epe")
+def epe(prediction: Tensor, disparity: Tensor, valid: Tensor) -> SumCount:
+    """End-point error, mean of e. Pixels. Scene Flow's number (Mayer et al. 2016)."""
+    return _sums(_error(prediction, disparity), valid)
+
+
+@METRICS.register("rmse")
+def rmse(prediction: Tensor, disparity: Tensor, valid: Tensor) -> SumCount:
+    """sqrt(mean of e^2), the root taken after all sums (see `finish`). Pixels. Scharstein and Szeliski 2002, eq. 5."""
+    return _sums(_error(prediction, disparity).double().square(), valid)
+
+
+@METRICS.register("bad_0.5")
+def bad_0_5(prediction: Tensor, disparity: Tensor, valid: Tensor) -> SumCount:
+    """Percent of valid pixels with e > 0.5 px. Middlebury v3 and ETH3D, "bad 0.5"."""
+    return _sums(100.0 * (_error(prediction, disparity) > 0.5), valid)
+
+
+@METRICS.register("bad_1")
+def bad_1(prediction: Tensor, disparity: Tensor, valid: Tensor) -> SumCount:
+    """Percent of valid pixels with e > 1 px. Middlebury v3 and ETH3D, "bad 1.0"; the papers' BP-1."""
+    return _sums(100.0 * (_error(prediction, disparity) > 1), valid)
+
+
+@METRICS.register("bad_2")
+def bad_2(prediction: Tensor, disparity: Tensor, valid: Tensor) -> SumCount:
+    """Percent of valid pixels with e > 2 px. Middlebury v3's default "bad 2.0"; the papers' BP-2."""
+    return _sums(100.0 * (_error(prediction, disparity) > 2), valid)
+
+
+@METRICS.register("bad_3")
+def bad_3(prediction: Tensor, disparity: Tensor, valid: Tensor) -> SumCount:
+    """Percent of valid pixels with e > 3 px. KITTI 2012's "Out-Noc" / "Out-All" (by the mask given)."""
+    return _sums(100.0 * (_error(prediction, disparity) > 3), valid)
+
+
+@METRICS.register("d1")
+def d1(prediction: Tensor, disparity: Tensor, valid: Tensor) -> SumCount:
+    """Percent of valid pixels with e > 3 px, under the name that RAFT-Stereo's evaluation prints; equals `bad_3`, not KITTI's `d1_all`."""
+    return bad_3(prediction, disparity, valid)
+
+
+@METRICS.register("d3")
+def d3(prediction: Tensor, disparity: Tensor, valid: Tensor) -> SumCount:
+    """Percent of valid pixels with e > 1 px. The name is the configuration format's; equals `bad_1`."""
+    return bad_1(prediction, disparity, valid)
+
+
+@METRICS.register("d1_all")
+def d1_all(prediction: Tensor, disparity: Tensor, valid: Tensor) -> SumCount:
+    """Percent of valid pixels with e > 3 px and e > 5 % of the ground truth. KITTI 2015's D1-all (Menze and Geiger 2015, sec. 5)."""
+    error = _error(prediction, disparity)
+    return _sums(100.0 * ((error > 3) & (error > 0.05 * disparity)), valid)
+
+
+def finish(name: str, total: float, count: float) -> float:
+    """The metric from its sum and count over everything: the division is last, `rmse`'s root after it. NaN when nothing was counted."""
+    mean = total / count if count else math.nan
+    return math.sqrt(mean) if name == "rmse" else mean
+
+
+def _error(prediction: Tensor, disparity: Tensor) -> Tensor:
+    """(B, H, W) |prediction - disparity| in float32, infinite where the prediction is not finite."""
+    prediction = prediction.float()
+    return torch.where(torch.isfinite(prediction), (prediction - disparity).abs(), torch.inf)
+
+
+def _sums(values: Tensor, valid: Tensor) -> SumCount:
+    """(B, H, W) -> (B,), (B,) in float64 (float32 where the device has none)."""
+    dtype = _widest(values.device)
+    return torch.where(valid, values, 0).sum(dim=(1, 2), dtype=dtype), valid.sum(dim=(1, 2)).to(dtype)
+
+
+def _widest(device: torch.device | str) -> torch.dtype:
+    return torch.float32 if torch.device(device).type == "mps" else torch.float64
+
+
+class Means:
+    """Running weighted means of named scalars, kept on the device until `reduce`. For the parts of a loss between two log lines.
+
+    The keys are fixed from the start, so that all ranks reduce the same tensor.
+    """
+
+    def __init__(self, keys: Sequence[str], device: torch.device | str = "cpu") -> None:
+        self.keys = list(keys)
+        self._sums = torch.zeros(len(self.keys), 2, dtype=_widest(device), device=device)
+
+    def add(self, values: Mapping[str, Tensor], counts: Mapping[str, int] | int = 1) -> None:
+        """values: detached scalars, of each of which `counts` says how much it weighs (a number of samples); absent keys are left alone.
+
+        A value of weight 0 is passed over, whatever it is.
+        """
+        for row, key in enumerate(self.keys):
+            count = counts if isinstance(counts, int) else counts.get(key, 0)
+            if key in values and count:
+                self._sums[row, 0] += values[key].to(self._sums.device) * count
+                self._sums[row, 1] += count
+
+    def reduce(self, reduce: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
+        """The means since the last call, and a new start. reduce: the sum of a tensor over ranks, e.g. `accelerator.reduce`.
+
+        The one place that waits for the device. Keys that nothing was added to are left out.
+        """
+        sums = self._sums if reduce is None else reduce(self._sums.clone())
+        rows = sums.tolist()
+        self._sums = torch.zeros_like(self._sums)
+        return {key: total / count for key, (total, count) in zip(self.keys, rows, strict=True) if count}
+
+
+class MetricSums:
+    """Sums of metrics per data set over many batches, kept on the device until `reduce`.
+
+    datasets: names in a fixed order, the same on every rank. max_disparity: pixels whose ground truth is not below it are left out.
+    Raises `UserError` beginning with `where` for an unknown metric.
+    """
+
+    def __init__(
+        self,
+        datasets: Sequence[str],
+        metrics: Iterable[str] = tuple(METRICS),
+        *,
+        max_disparity: float | None = None,
+        device: torch.device | str = "cpu",
+        where: str = "metrics",
+    ) -> None:
+        self.datasets, self.metrics, self.max_disparity = list(dict.fromkeys(datasets)), list(metrics), max_disparity
+        for name in self.metrics:
+            if name not in METRICS:
+                raise UserError(f"{where}: unknown metric '{name}'{did_you_mean(name, METRICS)}")
+        self._sums = torch.zeros(len(self.datasets), len(self.metrics), 2, dtype=_widest(device), device=device)
+
+    @torch.no_grad()
+    def add(self, prediction: Tensor, disparity: Tensor, valid: Tensor, datasets: Sequence[str]) -> None:
+        """prediction, disparity: (B, H, W) pixels; valid: bool (B, H, W); datasets: the name of each sample's data set."""
+        if self.max_disparity is not None:
+            valid = valid & (disparity < self.max_disparity)
+        pairs = [METRICS[name](prediction, disparity, valid) for name in self.metrics]
+        values = torch.stack([torch.stack(pair, dim=-1) for pair in pairs], dim=1)  # (B, metrics, 2)
+        for row, value in zip(datasets, values.to(self._sums), strict=True):  # in order: a scattered add rounds differently each time
+            self._sums[self.datasets.index(row)] += value
+
+    def reduce(self, reduce: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
+        """`{"epe": over all data sets, "<dataset>/epe": ...}`. reduce: the sum of a tensor over ranks. The sums stay as they are.
+
+        A data set without a valid pixel is left out; the overall values are NaN when none has one.
+        """
+        sums = (self._sums if reduce is None else reduce(self._sums.clone())).cpu()
+        found = {name: finish(name, *sums[:, column].sum(dim=0).tolist()) for column, name in enumerate(self.metrics)}
+        for row, dataset in enumerate(self.datasets):
+            for column, name in enumerate(self.metrics):
+                if sums[row, column, 1] > 0:
+                    found[f"{dataset}/{name}"] = finish(name, *sums[row, column].tolist())
+        return found
