@@ -121,10 +121,24 @@ class Means:
 
         The one place that waits for the device. Keys that nothing was added to are left out.
         """
-        sums = self._sums if reduce is None else reduce(self._sums.clone())
-        rows = sums.tolist()
+        found = self._means(self._sums if reduce is None else reduce(self._sums.clone()))
         self._sums = torch.zeros_like(self._sums)
-        return {key: total / count for key, (total, count) in zip(self.keys, rows, strict=True) if count}
+        return found
+
+    def peek(self) -> dict[str, float]:
+        """The means of this process so far, for a progress bar. Waits for the device."""
+        return self._means(self._sums)
+
+    def state_dict(self, reduce: Callable[[Tensor], Tensor] | None = None) -> dict[str, Tensor]:
+        """What was added since the last `reduce`, over all ranks where `reduce` is given. To be loaded on one rank only then."""
+        return _pack(self.keys, self._sums, reduce)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Replace everything; keys that only one side knows are passed over."""
+        self._sums = _unpack(self.keys, self._sums, state)
+
+    def _means(self, sums: Tensor) -> dict[str, float]:
+        return {key: total / count for key, (total, count) in zip(self.keys, sums.tolist(), strict=True) if count}
 
 
 class MetricSums:
@@ -171,3 +185,27 @@ class MetricSums:
                 if sums[row, column, 1] > 0:
                     found[f"{dataset}/{name}"] = finish(name, *sums[row, column].tolist())
         return found
+
+    def reset(self) -> None:
+        """A new start."""
+        self._sums = torch.zeros_like(self._sums)
+
+    def state_dict(self, reduce: Callable[[Tensor], Tensor] | None = None) -> dict[str, Tensor]:
+        """The sums, over all ranks where `reduce` is given. To be loaded on one rank only then."""
+        return _pack(self._keys(), self._sums.flatten(0, 1), reduce)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Replace everything; data sets and metrics that only one side knows are passed over."""
+        self._sums = _unpack(self._keys(), self._sums.flatten(0, 1), state).view_as(self._sums)
+
+    def _keys(self) -> list[str]:
+        return [f"{dataset}/{name}" for dataset in self.datasets for name in self.metrics]
+
+
+def _pack(keys: Sequence[str], sums: Tensor, reduce: Callable[[Tensor], Tensor] | None) -> dict[str, Tensor]:
+    sums = sums.clone() if reduce is None else reduce(sums.clone())
+    return dict(zip(keys, sums.cpu().unbind(), strict=True))
+
+
+def _unpack(keys: Sequence[str], sums: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+    return torch.stack([state[key].to(sums) if key in state else torch.zeros_like(sums[0]) for key in keys])

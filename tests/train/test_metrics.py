@@ -131,3 +131,25 @@ def test_means_are_weighted_and_start_anew():
     assert means.reduce() == {"loss": 1.5, "dense": 5.0}
     means.add({"loss": torch.tensor(7.0)})
     assert means.reduce(lambda tensor: 2 * tensor) == {"loss": 7.0}
+
+
+def test_means_can_be_looked_at_and_continued_elsewhere():
+    means, other = Means(["loss", "dense"]), Means(["dense", "new"])
+    means.add({"loss": torch.tensor(1.0), "dense": torch.tensor(3.0)}, 2)
+    assert means.peek() == means.peek() == {"loss": 1.0, "dense": 3.0}
+    other.load_state_dict(means.state_dict())
+    other.add({"dense": torch.tensor(6.0), "new": torch.tensor(1.0)})
+    assert other.reduce() == {"dense": 4.0, "new": 1.0}
+    assert means.reduce() == {"loss": 1.0, "dense": 3.0}
+
+
+def test_sums_continue_elsewhere_and_start_anew(tmp_path):
+    prediction, truth, valid = two_samples()
+    sums, other = MetricSums(["a", "b"], ["epe", "bad_2"]), MetricSums(["b", "c"], ["rmse", "epe"])
+    sums.add(prediction, truth, valid, ["a", "b"])
+    torch.save(sums.state_dict(), tmp_path / "state.pt")
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert other.reduce()["b/epe"] == sums.reduce()["b/epe"] == 5
+    assert sums.state_dict(lambda tensor: 2 * tensor)["a/epe"].tolist() == [8, 4]
+    sums.reset()
+    assert math.isnan(sums.reduce()["epe"])
