@@ -1,0 +1,33 @@
+"""Networks: tensors in, disparity out. Knows no data set, no run and no command line; one file per part of a network.
+
+`build_model` is the way in from a configuration; what networks return is `StereoOutput`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from core.foundation_stereo import FoundationStereo
+from core.output import StereoOutput
+from utils.errors import UserError
+from utils.registry import Registry
+
+MODELS = Registry("model")
+MODELS.register("foundation_stereo")(FoundationStereo)
+
+
+def build_model(config: Mapping[str, Any], *, with_pretrained: bool = True) -> nn.Module:
+    """The network that the "model" section of a configuration describes; key "type" is its name, the others are its parameters.
+
+    with_pretrained: false when a state dict is loaded afterwards; the backbone's pretrained weights are then not fetched.
+    Raises `UserError` for an unknown type or key and for values that do not go together.
+    """
+    params = dict(config)
+    name = params.pop("type", "foundation_stereo")
+    if not isinstance(name, str):
+        raise UserError(f"model.type: found {name!r}; expected one of {', '.join(MODELS)}")
+    return MODELS[name](with_pretrained, **MODELS.check(name, params, where="model"))
+
+
+__all__ = ["MODELS", "FoundationStereo", "StereoOutput", "build_model"]

@@ -1,0 +1,116 @@
+"""Layers that two or more parts of the networks share, and the two helpers that decide precision.
+
+Nothing here knows about disparity; a layer used in one place only lives in that place.
+"""
+
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Norm = Literal["batch", "instance", "none"]
+
+CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+BATCH = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+INSTANCE = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+
+
+def float32_island(tensor: Tensor) -> AbstractContextManager[None]:
+    """Autocast off on the device of `tensor`: for arithmetic whose numbers need float32. Convert the inputs with `at_least_float32`."""
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Half precisions become float32; float64 stays what it is, so that a model in float64 is one throughout."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def make_norm(norm: Norm, channels: int, dims: int = 2) -> nn.Module:
+    """Instance norm has neither weights nor statistics: it adds nothing to a state dict and is the same in training and evaluation."""
+    if norm == "batch":
+        return BATCH[dims](channels)
+    return INSTANCE[dims](channels) if norm == "instance" else nn.Identity()
+
+
+class ConvNormAct(nn.Module):
+    """Convolution without bias, norm, LeakyReLU(0.01); `transposed` means kernel 4, stride 2: twice the size."""
+
+    def __init__(
+        self, inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1, dims: int = 2, norm: Norm = "batch", transposed: bool = False
+    ) -> None:
+        super().__init__()
+        if transposed:
+            self.conv: nn.Module = TRANSPOSED[dims](inputs, outputs, 4, stride=2, padding=1, bias=False)
+        else:
+            self.conv = CONV[dims](inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
+        self.norm = make_norm(norm, outputs, dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(self.norm(self.conv(x)), 0.01, inplace=True)
+
+
+class BasicBlock(nn.Module):
+    """conv3, norm, ReLU, conv3, norm, plus the input, ReLU; widths and size do not change. 2-D or 3-D."""
+
+    def __init__(self, channels: int, *, dims: int, norm: Norm = "batch") -> None:
+        super().__init__()
+        self.conv1 = CONV[dims](channels, channels, 3, padding=1, bias=False)
+        self.norm1 = make_norm(norm, channels, dims)
+        self.conv2 = CONV[dims](channels, channels, 3, padding=1, bias=False)
+        self.norm2 = make_norm(norm, channels, dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        return F.relu(self.norm2(self.conv2(y)) + x, inplace=True)
+
+
+class ResidualBlock(nn.Module):
+    """RAFT's residual block: a ReLU before the sum and one after it; 1x1 shortcut where stride or width change.
+
+    Convolutions have a bias, except before an instance norm, which would cancel it.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, norm: Norm, stride: int = 1) -> None:
+        super().__init__()
+        bias = norm != "instance"
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=bias)
+        self.norm1 = make_norm(norm, outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=bias)
+        self.norm2 = make_norm(norm, outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=bias), make_norm(norm, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        y = F.relu(self.norm2(self.conv2(y)), inplace=True)
+        return F.relu(self.shortcut(x) + y, inplace=True)
+
+
+class UpConcat(nn.Module):
+    """Twice the size (coarse -> skip width), the skip concatenated after it, one residual block: 2 * `skip` channels out."""
+
+    def __init__(self, coarse: int, skip: int) -> None:
+        super().__init__()
+        self.up = ConvNormAct(coarse, skip, norm="instance", transposed=True)
+        self.block = BasicBlock(2 * skip, dims=2, norm="instance")
+
+    def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
+        return self.block(torch.cat([self.up(coarse), skip], 1))
+
+
+class FeatureGate(nn.Module):
+    """Scales the channels of a volume, pixel by pixel, with image features of the same resolution."""
+
+    def __init__(self, features: int, volume: int) -> None:
+        super().__init__()
+        self.reduce = ConvNormAct(features, features // 2, kernel=1)
+        self.expand = nn.Conv2d(features // 2, volume, 1)
+
+    def forward(self, volume: Tensor, features: Tensor) -> Tensor:
+        """volume: (B, V, D, h, w); features: (B, C, h, w)."""
+        gate = self.expand(self.reduce(features)).sigmoid()
+        return volume * gate.unsqueeze(2)  # the same for every disparity

@@ -1,0 +1,96 @@
+"""The hybrid cost volume (paper, section 3.2): group-wise correlation and concatenation, its first layers, and the soft-argmin start.
+
+Aggregation of the volume is in `hourglass.py`; the all-pairs correlation of the refinement is in `correlation.py`.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.blocks import BasicBlock, ConvNormAct, FeatureGate, at_least_float32, float32_island
+
+COLUMNS = 64  # columns per matrix product of the group correlation; trades wasted products against larger ones
+
+
+def group_correlation(left: Tensor, right: Tensor, *, groups: int, planes: int) -> Tensor:
+    """Cosine of left column x and right column x - d per group of channels; 0 where x < d. In [-1, 1].
+
+    left, right: (B, C, h, w). Returns (B, G, D, h, w) in the features' dtype, computed in float32 at least.
+
+    For a block of columns, all products with the right columns it can meet are one matrix; the band of it that is wanted is cut out
+    by reshaping. No loop over planes, and no (C, D, h, w) intermediate.
+    """
+    dtype = left.dtype
+    batch, channels, height, width = left.shape
+    blocks = -(-width // COLUMNS)
+    extra = blocks * COLUMNS - width
+    with float32_island(left):
+        left = F.normalize(at_least_float32(left).unflatten(1, (groups, channels // groups)), dim=2, eps=1e-12)
+        right = F.normalize(at_least_float32(right).unflatten(1, (groups, channels // groups)), dim=2, eps=1e-12)
+        left = F.pad(left, (0, extra)).unflatten(-1, (blocks, COLUMNS)).permute(0, 1, 3, 4, 5, 2)  # (B, G, h, blocks, K, C/G)
+        reach = COLUMNS + planes - 1
+        right = F.pad(right, (planes - 1, extra)).unfold(-1, reach, COLUMNS).permute(0, 1, 3, 4, 2, 5)  # (B, G, h, blocks, C/G, reach)
+        products = left @ right  # column k of a block meets right column k - d at index k + (planes - 1 - d)
+        # Skew: with one more column per row, row k starts k entries later, and the band becomes a rectangle.
+        band = F.pad(products.flatten(-2), (0, COLUMNS)).unflatten(-1, (COLUMNS, reach + 1))[..., :planes]
+        band = band.flip(-1).flatten(3, 4)[..., :width, :]  # (B, G, h, w, D), nearest plane first
+        return band.permute(0, 1, 4, 2, 3).to(dtype)
+
+
+def shifted_planes(x: Tensor, planes: int) -> Tensor:
+    """(B, C, h, w) to (B, C, D, h, w): plane d is `x` moved d columns to the right, 0 where nothing came from."""
+    windows = F.pad(x, (planes - 1, 0)).unfold(-1, x.shape[-1], 1)  # (B, C, h, D, w), the last plane first
+    return windows.flip(3).transpose(2, 3)
+
+
+class CostVolume(nn.Module):
+    """From two feature maps to the volume that is aggregated: (B, V, D, h, w)."""
+
+    def __init__(self, *, features: int, groups: int, concat: int, volume: int) -> None:
+        super().__init__()
+        self.groups = groups
+        self.project = nn.Conv2d(features, concat, 1)
+        self.stem = nn.Sequential(
+            nn.Conv3d(groups + 2 * concat, volume, 1),
+            ConvNormAct(volume, volume, dims=3),
+            BasicBlock(volume, dims=3),
+            BasicBlock(volume, dims=3),
+        )
+        self.gate = FeatureGate(features, volume)
+
+    def concatenation(self, left: Tensor, right: Tensor, planes: int) -> Tensor:
+        """(B, 2 * concat, D, h, w): the left projection, the same in every plane (also where x < d), and the right one shifted."""
+        left, right = self.project(left), self.project(right)
+        return torch.cat([left.unsqueeze(2).expand(-1, -1, planes, -1, -1), shifted_planes(right, planes)], 1)
+
+    def forward(self, left: Tensor, right: Tensor, planes: int) -> Tensor:
+        """left, right: (B, C, h, w) of 1/4 resolution."""
+        correlation = group_correlation(left, right, groups=self.groups, planes=planes)
+        volume = torch.cat([correlation, self.concatenation(left, right, planes).to(correlation.dtype)], 1)
+        return self.gate(self.stem(volume), left)
+
+
+class DisparityClassifier(nn.Module):
+    """One score per plane, and the mean plane under their softmax. No bias at the end: the softmax would cancel it."""
+
+    def __init__(self, volume: int) -> None:
+        super().__init__()
+        self.conv = ConvNormAct(volume, volume // 2, dims=3)
+        self.block = BasicBlock(volume // 2, dims=3)
+        self.score = nn.Conv3d(volume // 2, 1, 7, padding=3, bias=False)
+
+    def scores(self, volume: Tensor) -> Tensor:
+        """(B, V, D, h, w) to (B, D, h, w)."""
+        return self.score(self.block(self.conv(volume))).squeeze(1)
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """(B, 1, h, w) disparity in working-size pixels."""
+        return soft_argmin(self.scores(volume))
+
+
+def soft_argmin(scores: Tensor) -> Tensor:
+    """Expected plane under the softmax of (B, D, h, w) scores; float32 at least."""
+    with float32_island(scores):
+        probability = at_least_float32(scores).softmax(1)
+        planes = torch.arange(scores.shape[1], device=scores.device, dtype=probability.dtype)
+        return torch.einsum("bdhw,d->bhw", probability, planes).unsqueeze(1)

@@ -1,0 +1,254 @@
+"""FoundationStereo (Wen et al., arXiv:2501.09898), assembled: `forward` is the paper's figure 2.
+
+The parts live in the files they are imported from; pretrained weights of the backbone in `pretrained.py`, inference in `inference.py`.
+"""
+
+from typing import Annotated, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from core import inference
+from core.backbone import Backbone
+from core.checkpointing import checkpointed
+from core.context import ContextNetwork
+from core.correlation import Lookup, lookup_channels
+from core.cost_volume import CostVolume, DisparityClassifier
+from core.hourglass import Hourglass
+from core.output import StereoOutput
+from core.pretrained import freeze_request, load_pretrained
+from core.update import UpdateBlock
+from core.upsample import Upsampler
+from utils.errors import UserError
+
+MEAN = (0.485, 0.456, 0.406)  # ImageNet, RGB
+STD = (0.229, 0.224, 0.225)
+
+Width = Annotated[int, Field(gt=0)]
+BatchNormPolicy = Literal["train", "frozen_statistics", "frozen"]
+
+
+class FoundationStereo(nn.Module):
+    """Stereo matching with a monocular prior. The defaults are the published widths; `vit_size` "vitl" is the larger released model.
+
+    Smaller numbers make a smaller network of the same kind: the motion encoder, heads and upsampling follow `hidden_dims`, the
+    concatenation part of the volume and the classifier follow `volume_dim`.
+    """
+
+    multiple = 32  # H and W are multiples of this: the 1/4 volume is halved three times
+
+    def __init__(
+        self,
+        with_pretrained: bool = True,
+        *,
+        max_disp: Annotated[
+            int, Field(gt=0, description="largest disparity of the initial volume, full-size pixels; multiple of 32")
+        ] = 192,
+        feature_type: Annotated[
+            Literal["dinov2", "cnn"], Field(description="dinov2: side-tuned CNN and ViT; cnn: without the ViT")
+        ] = "dinov2",
+        vit_size: Annotated[
+            Literal["vits", "vitb", "vitl"], Field(description="DINOv2 ViT; vits trains on one card, vitl is the most accurate")
+        ] = "vits",
+        cnn: Annotated[str, Field(description="timm network with feature maps of strides 4, 8, 16 and 32")] = "edgenext_small",
+        correlation_implementation: Annotated[
+            Literal["reg", "alt"], Field(description="reg stores the correlation of all pairs; alt computes what is looked up")
+        ] = "alt",
+        corr_levels: Annotated[int, Field(ge=1, le=4, description="levels of the lookup pyramid")] = 2,
+        corr_radius: Annotated[int, Field(ge=1, le=16, description="2 r + 1 samples per lookup and level")] = 4,
+        corr_groups: Annotated[int, Field(gt=0, description="groups of the group-wise correlation")] = 8,
+        n_gru_layers: Annotated[int, Field(ge=1, le=3, description="GRUs: at 1/4; 1/4 and 1/8; 1/4, 1/8 and 1/16")] = 3,
+        hidden_dims: Annotated[list[Width], Field(description="width of each GRU, fine to coarse; all equal, multiples of 16")] = [  # noqa: B006
+            128,
+            128,
+            128,
+        ],
+        volume_dim: Annotated[int, Field(ge=4, description="channels of the cost volume; multiple of 4")] = 28,
+        context_dims: Annotated[
+            list[Width], Field(min_length=3, max_length=3, description="context network at full, half and quarter resolution")
+        ] = [64, 96, 128],  # noqa: B006
+        train_iters: Annotated[int, Field(ge=1, description="refinement iterations in training")] = 22,
+        valid_iters: Annotated[int, Field(ge=1, description="refinement iterations in evaluation")] = 32,
+        disparity_attention: Annotated[
+            Literal["tokens", "heads"], Field(description="axis of the disparity transformer; heads: as the public code since June 2025")
+        ] = "tokens",
+        dropout: Annotated[float, Field(ge=0, lt=1, description="in the disparity transformer")] = 0.1,
+        pretrained_backbone: Annotated[
+            str, Field(description="none, timm, or the path of a DINOv2 or Depth Anything V2 weight file")
+        ] = "none",
+        freeze_backbone: Annotated[
+            bool | None, Field(description="freeze the monocular branch; null: those of its parts that got pretrained weights")
+        ] = None,
+        batch_norm: Annotated[
+            BatchNormPolicy, Field(description="in training: train; frozen_statistics: running ones are used; frozen: weights too")
+        ] = "train",
+        sync_batchnorm: Annotated[bool, Field(description="share batch statistics between processes")] = False,
+        gradient_checkpointing: Annotated[bool, Field(description="recompute instead of store; less memory, same numbers")] = False,
+    ) -> None:
+        """with_pretrained: false when a state dict follows anyway, so that nothing is downloaded or read."""
+        super().__init__()
+        hidden = _check_widths(max_disp, hidden_dims, n_gru_layers, volume_dim)
+        self.max_disp = max_disp
+        self.train_iters, self.valid_iters = train_iters, valid_iters
+        self.correlation_implementation, self.corr_levels, self.corr_radius = correlation_implementation, corr_levels, corr_radius
+        self.sync_batchnorm = sync_batchnorm
+        self.batch_norm: BatchNormPolicy = batch_norm
+
+        self.backbone = Backbone(cnn=cnn, vit_size=vit_size if feature_type == "dinov2" else None)
+        features = self.backbone.widths[0]
+        if features % corr_groups:
+            raise UserError(f"model.corr_groups: {corr_groups} does not divide the {features} feature channels of this backbone")
+        full, half, quarter = context_dims
+        self.context = ContextNetwork(
+            dims=(full, half, quarter), monocular=self.backbone.monocular_width, hidden=hidden, levels=n_gru_layers
+        )
+        self.cost_volume = CostVolume(features=features, groups=corr_groups, concat=volume_dim * 3 // 7, volume=volume_dim)
+        self.hourglass = Hourglass(volume_dim, widths=self.backbone.widths, dropout=dropout, axis=disparity_attention)
+        self.classifier = DisparityClassifier(volume_dim)
+        channels = lookup_channels(volume=volume_dim, levels=corr_levels, radius=corr_radius)
+        self.update = UpdateBlock(lookup=channels, hidden=hidden, levels=n_gru_layers)
+        self.upsample = Upsampler(hidden // 4)
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+
+        self.gradient_checkpointing = gradient_checkpointing
+        self.loaded: dict[str, str] = {}  # part of the backbone -> where its pretrained weights came from
+        if with_pretrained:
+            self.loaded = load_pretrained(self.backbone, pretrained_backbone)
+        self.freeze_backbone_(freeze_request(self.backbone, self.loaded, pretrained_backbone, freeze_backbone, with_pretrained))
+        self.train()
+
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Switchable at any time; no number and no key of the state dict depends on it."""
+        return self._gradient_checkpointing
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, enabled: bool) -> None:
+        self._gradient_checkpointing = enabled
+        self.context.gradient_checkpointing = enabled
+        if self.backbone.monocular is not None:
+            self.backbone.monocular.gradient_checkpointing = enabled
+
+    @property
+    def frozen_parts(self) -> frozenset[str]:
+        """Parts of the monocular branch ("vit", "decoder") that are frozen."""
+        return self.backbone.monocular.frozen if self.backbone.monocular is not None else frozenset()
+
+    def freeze_backbone_(self, parts: frozenset[str] | None = None) -> Self:
+        """Freeze these parts of the monocular branch and make its others trainable; both parts when not given.
+
+        For weights that came from elsewhere than `pretrained_backbone`, such as a released checkpoint.
+        """
+        if self.backbone.monocular is not None:
+            self.backbone.monocular.freeze_(frozenset({"vit", "decoder"}) if parts is None else parts)
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, except where parts are frozen and where `batch_norm` says otherwise."""
+        super().train(mode)
+        if self.batch_norm != "train":
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+                    if self.batch_norm == "frozen":
+                        module.requires_grad_(False)
+        return self
+
+    def forward(self, left: Tensor, right: Tensor, iters: int | None = None, init: Tensor | None = None) -> StereoOutput:
+        """Disparity of `left`, refined `iters` times; all iterations in training mode, the last one otherwise.
+
+        left, right: (B, 3, H, W) RGB in [0, 1], H and W multiples of `self.multiple`.
+        iters: `train_iters` or `valid_iters` when absent.
+        init: (B, 1, h, w) starting disparity in working-size pixels; from the cost volume when absent.
+        """
+        iters = self._check_input(left, right, iters, init)
+        left, right = (left - self.mean) / self.std, (right - self.mean) / self.std
+
+        features, monocular = self.backbone(torch.cat([left, right]))
+        left_features = [level.chunk(2)[0] for level in features]
+        right_finest = features[0].chunk(2)[1]
+        context = self.context(left, None if monocular is None else monocular.chunk(2)[0])
+
+        volume = self._checkpointed(self._aggregate, left_features, right_finest)
+        initial = self.classifier(volume) if init is None else init
+        lookup = Lookup(
+            left_features[0],
+            right_finest,
+            volume,
+            implementation=self.correlation_implementation,
+            levels=self.corr_levels,
+            radius=self.corr_radius,
+        )
+        image_features = self.upsample.image(left)
+        disparity, states, full_size = initial, context.hidden, []
+        for iteration in range(iters):
+            disparity = disparity.detach()  # each iteration answers for its own step only
+            states, change = self._checkpointed(lambda d, s: self.update(s, context, lookup(d), d), disparity, states)
+            disparity = disparity + change
+            if self.training or iteration == iters - 1:
+                full_size.append(self._checkpointed(self._to_full_size, disparity, states[0], image_features))
+        return StereoOutput(torch.stack(full_size, 1), initial)
+
+    def infer(self, left: np.ndarray, right: np.ndarray, *, iters: int | None = None, hierarchical: bool = False) -> np.ndarray:
+        """Disparity of one pair of any size, for people.
+
+        left, right: uint8 (H, W, 3) RGB; torch uint8 (3, H, W) as well. Returns float32 (H, W), full-size pixels, >= 0.
+        hierarchical: a pass at half size first, whose result the full pass starts from; for large images and disparities.
+        """
+        return inference.infer(self, left, right, iters=iters, hierarchical=hierarchical)
+
+    def _aggregate(self, left_features: list[Tensor], right_finest: Tensor) -> Tensor:
+        return self.hourglass(self.cost_volume(left_features[0], right_finest, self.max_disp // 4), left_features)
+
+    def _to_full_size(self, disparity: Tensor, state: Tensor, image_features: Tensor) -> Tensor:
+        return self.upsample(disparity, self.update.mask_features(state), image_features)
+
+    def _checkpointed(self, function, *args):
+        return checkpointed(function, *args, enabled=self.gradient_checkpointing, modules=(self.cost_volume, self.hourglass))
+
+    def _check_input(self, left: Tensor, right: Tensor, iters: int | None, init: Tensor | None) -> int:
+        """Shapes only: looking at values would wait for the device."""
+        height, width = left.shape[-2:]
+        if left.shape != right.shape or left.dim() != 4 or left.shape[1] != 3:
+            raise UserError(f"model input: left {tuple(left.shape)}, right {tuple(right.shape)}; expected twice the same (B, 3, H, W)")
+        if height % self.multiple or width % self.multiple or not height or not width:
+            raise UserError(
+                f"model input: {width} x {height} (width x height) is no multiple of {self.multiple}; {_nearest(width, height)}"
+            )
+        if self.training and self.batch_norm == "train" and left.shape[0] * height * width == self.multiple**2:
+            raise UserError(f"model input: one image of {width} x {height} leaves batch norm a single value per channel; use larger crops")
+        if init is not None and init.shape != (left.shape[0], 1, height // 4, width // 4):
+            expected = (left.shape[0], 1, height // 4, width // 4)
+            raise UserError(f"model input: init has shape {tuple(init.shape)}; expected {expected}, a quarter of the image")
+        if iters is None:
+            return self.train_iters if self.training else self.valid_iters
+        if iters < 1:
+            raise UserError(f"model input: iters is {iters}; at least 1 refinement iteration is needed")
+        return iters
+
+
+def _nearest(width: int, height: int) -> str:
+    multiple = FoundationStereo.multiple
+    down = [max(multiple, side // multiple * multiple) for side in (width, height)]
+    up = [-(-max(side, 1) // multiple) * multiple for side in (width, height)]
+    return f"nearest sizes that are: {down[0]} x {down[1]}, {up[0]} x {up[1]}"
+
+
+def _check_widths(max_disp: int, hidden_dims: list[int], n_gru_layers: int, volume_dim: int) -> int:
+    """The width of the hidden states, after checks that involve more than one key or more than a range."""
+    if max_disp % 32:
+        below = max(32, max_disp // 32 * 32)
+        raise UserError(f"model.max_disp: {max_disp} is no multiple of 32; nearest: {below}, {below + 32}")
+    if len(hidden_dims) < n_gru_layers:
+        raise UserError(f"model.hidden_dims: {len(hidden_dims)} widths for n_gru_layers {n_gru_layers}; give one per layer, fine to coarse")
+    if len(set(hidden_dims)) > 1:
+        raise UserError(f"model.hidden_dims: {hidden_dims} differ; the layers share their attention modules, so all widths must be equal")
+    if hidden_dims[0] % 16:
+        raise UserError(f"model.hidden_dims: {hidden_dims[0]} is no multiple of 16, as the attention and the heads need")
+    if volume_dim % 4:
+        raise UserError(f"model.volume_dim: {volume_dim} is no multiple of 4, the heads of the disparity transformer")
+    return hidden_dims[0]

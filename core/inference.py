@@ -1,0 +1,95 @@
+"""One pair of images to one disparity map: padding and the coarse-to-fine pass. The networks themselves live beside this file.
+
+Works with any network of `core` that has `multiple` and the `forward` of `FoundationStereo`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from utils.errors import UserError
+
+Box = tuple[int, int, int, int]
+
+
+def padding_to(multiple: int, height: int, width: int) -> Box:
+    """(left, right, top, bottom) to the next multiples, split evenly, the odd pixel right and below."""
+    horizontal, vertical = -width % multiple, -height % multiple
+    return horizontal // 2, horizontal - horizontal // 2, vertical // 2, vertical - vertical // 2
+
+
+def pad(image: Tensor, box: Box) -> Tensor:
+    """Border pixels repeated; (B, C, H, W)."""
+    return F.pad(image, box, mode="replicate") if any(box) else image
+
+
+def unpad(x: Tensor, box: Box) -> Tensor:
+    left, right, top, bottom = box
+    return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]
+
+
+def predict(model: nn.Module, left: Tensor, right: Tensor, *, iters: int | None = None, init: Tensor | None = None) -> Tensor:
+    """(B, 3, H, W) in [0, 1] of any size to (B, H, W), full-size pixels; `init` belongs to the padded size."""
+    box = padding_to(model.multiple, *left.shape[-2:])  # pyright: ignore[reportArgumentType, reportCallIssue]
+    return unpad(model(pad(left, box), pad(right, box), iters=iters, init=init).disparity, box)
+
+
+def predict_hierarchical(model: nn.Module, left: Tensor, right: Tensor, *, iters: int | None = None, ratio: float = 0.5) -> Tensor:
+    """As `predict`, started from the disparity of a pass at `ratio` of the size, the same iterations in both.
+
+    The published network adds the left padding to that disparity although both views are padded alike; it is kept because its
+    numbers depend on it. It is 0 for widths that are multiples of `model.multiple`, and at most 15 pixels of a start otherwise.
+    """
+    height, width = left.shape[-2:]
+    small = [F.interpolate(view, scale_factor=ratio, mode="bilinear", align_corners=False) for view in (left, right)]
+    coarse = predict(model, small[0], small[1], iters=iters).unsqueeze(1)
+    coarse = (F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=True) / ratio).clamp(min=0)
+    box = padding_to(model.multiple, height, width)  # pyright: ignore[reportArgumentType]
+    coarse = pad(coarse, box) + box[0]
+    size = (coarse.shape[-2] // 4, coarse.shape[-1] // 4)
+    init = F.interpolate(coarse, size=size, mode="bilinear", align_corners=True) / 4
+    return predict(model, left, right, iters=iters, init=init)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without a graph; the mode before is restored."""
+    before = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(before)
+
+
+def infer(model: nn.Module, left: Any, right: Any, *, iters: int | None = None, hierarchical: bool = False) -> np.ndarray:
+    """See `FoundationStereo.infer`."""
+    views = [to_tensor(image, name) for image, name in ((left, "left"), (right, "right"))]
+    if views[0].shape != views[1].shape:
+        sizes = " and ".join(f"{view.shape[-1]} x {view.shape[-2]}" for view in views)
+        raise UserError(f"infer: the two images have different sizes, {sizes} (width x height); a rectified pair has one size")
+    parameter = next(model.parameters())
+    views = [(view.to(parameter.device).to(parameter.dtype) / 255)[None] for view in views]
+    run = predict_hierarchical if hierarchical else predict
+    with evaluating(model):
+        disparity = run(model, views[0], views[1], iters=iters)
+    return disparity[0].clamp(min=0).float().cpu().numpy()
+
+
+def to_tensor(image: Any, name: str) -> Tensor:
+    """uint8 (3, H, W) from a NumPy (H, W, 3) or a torch (3, H, W) image; `UserError` for anything else."""
+    is_tensor = isinstance(image, Tensor)
+    expected = "torch uint8 (3, H, W)" if is_tensor else "NumPy uint8 (H, W, 3), RGB"
+    if not is_tensor and not isinstance(image, np.ndarray):
+        raise UserError(f"infer: {name} is a {type(image).__name__}; expected {expected}")
+    if image.dtype != (torch.uint8 if is_tensor else np.uint8):
+        raise UserError(f"infer: {name} has dtype {image.dtype}; expected {expected}, values 0 to 255")
+    if len(image.shape) != 3 or image.shape[0 if is_tensor else 2] != 3 or not all(image.shape):
+        raise UserError(f"infer: {name} has shape {tuple(image.shape)}; expected {expected}")
+    return image if is_tensor else torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
