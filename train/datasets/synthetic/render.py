@@ -1,0 +1,163 @@
+"""A surface in either eye, painting a stack of them, and what a camera adds. What surfaces there are is decided in `scene`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import cv2
+import numpy as np
+
+MAX_SLOPE = 0.5  # largest |d disparity / dx|: between the eyes a surface is compressed or drawn out by half at most
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Tables over a window of the left view, at pixel columns, linear between them along the row.
+
+    corner: (x, y) of the window's first pixel in the left view; it may reach beyond the right border, where only the right eye looks.
+    disparity: float32 (h, w) pixels, with |difference of neighbours in a row| < 1.
+    inside: float32 (h, w), distance to the outline in pixels, positive inside.
+    light: float32 (h, w), factor on the colour.
+    texture: float32 (th, tw, 3) RGB in 0..255, mirrored beyond its border.
+    mapping: (2, 3), from (x, y, 1) of the left view to (column, row) of the texture.
+    """
+
+    corner: tuple[int, int]
+    disparity: np.ndarray
+    inside: np.ndarray
+    light: np.ndarray
+    texture: np.ndarray
+    mapping: np.ndarray
+
+
+@dataclass(frozen=True)
+class View:
+    """What one eye sees. image: float32 (H, W, 3) 0..255; disparity: float32 (H, W); surface: int16 (H, W), index, -1 for none."""
+
+    image: np.ndarray
+    disparity: np.ndarray
+    surface: np.ndarray
+
+
+class Part(NamedTuple):
+    """A surface as one eye sees it, at that eye's pixel centres: tables over a window, and each pixel's place x in the left view."""
+
+    corner: tuple[int, int]
+    x: np.ndarray
+    disparity: np.ndarray
+    inside: np.ndarray
+    light: np.ndarray
+
+
+def paint(surfaces: Sequence[Surface], size: tuple[int, int], eye: Literal["left", "right"]) -> View:
+    """The stack as one eye sees it, `size` (width, height). Nearest wins at every pixel centre; outlines are softened over one pixel.
+
+    Order matters only to the softening: give the farthest first.
+    """
+    width, height = size
+    image = np.zeros((height, width, 3), np.float32)
+    light = np.ones((height, width), np.float32)
+    disparity = np.full((height, width), -1, np.float32)
+    surface = np.full((height, width), -1, np.int16)
+    look = left_part if eye == "left" else right_part
+    for number, entry in enumerate(surfaces):
+        part = look(entry, width)
+        if part is None:
+            continue
+        y, x = (slice(start, start + length) for start, length in zip(part.corner[::-1], part.x.shape, strict=True))
+        nearer = part.disparity > disparity[y, x]
+        alpha = np.clip(part.inside + 0.5, 0, 1) * nearer
+        if not alpha.any():
+            continue
+        colour = _sample(entry, part)
+        image[y, x] = cv2.blendLinear(colour, image[y, x], alpha, 1 - alpha)
+        light[y, x] += alpha * (part.light - light[y, x])
+        solid = nearer & (part.inside > 0)
+        np.copyto(disparity[y, x], part.disparity, where=solid)
+        np.copyto(surface[y, x], number, where=solid)
+    return View(cv2.multiply(image, cv2.merge([light] * 3)), disparity, surface)
+
+
+def left_part(surface: Surface, width: int) -> Part | None:
+    """The tables themselves, up to the image's border."""
+    x0, _ = surface.corner
+    columns = min(surface.disparity.shape[1], width - x0)
+    if columns <= 0:
+        return None
+    x = np.broadcast_to(np.arange(x0, x0 + columns, dtype=np.float32), (surface.disparity.shape[0], columns))
+    return Part(surface.corner, x, surface.disparity[:, :columns], surface.inside[:, :columns], surface.light[:, :columns])
+
+
+def right_part(surface: Surface, width: int) -> Part | None:
+    """The tables seen at the right eye's pixel centres.
+
+    Along a row, place x appears at t = x - d(x). For every whole t the two columns around it are found by counting how many columns
+    appear at or before it, and t is interpolated between them: exact, since everything is linear between columns.
+    """
+    (x0, y0), (rows, columns) = surface.corner, surface.disparity.shape
+    t = np.arange(x0, x0 + columns, dtype=np.float32) - surface.disparity
+    first, last = max(int(np.ceil(t[:, 0].min())), 0), min(int(np.floor(t[:, -1].max())), width - 1)
+    if first > last:
+        return None
+    wanted = last - first + 1
+    slots = np.clip(np.ceil(t).astype(np.int32) - first, 0, wanted)
+    slots += np.arange(rows, dtype=np.int32)[:, None] * (wanted + 1)
+    counts = np.bincount(slots.ravel(), minlength=rows * (wanted + 1)).reshape(rows, wanted + 1)[:, :wanted]
+    before = np.cumsum(counts, axis=1) - 1
+    covered = (before >= 0) & (before < columns - 1)
+
+    column = np.clip(before, 0, columns - 2)
+    index = column + np.arange(rows)[:, None] * columns
+    t0, t1 = t.take(index), t.take(index + 1)
+    fraction = np.clip((np.arange(first, last + 1, dtype=np.float32) - t0) / (t1 - t0), 0, 1)
+
+    def between(table: np.ndarray) -> np.ndarray:
+        low = table.take(index)
+        return low + (table.take(index + 1) - low) * fraction
+
+    inside = np.where(covered, between(np.ascontiguousarray(surface.inside)), np.float32(-1))
+    x = (x0 + column + fraction).astype(np.float32)
+    return Part((first, y0), x, between(surface.disparity), inside, between(surface.light))
+
+
+def occlusion(left: View, right: View) -> np.ndarray:
+    """bool (H, W), left pixels that the right eye does not see.
+
+    Their match lies left of the right image, or the right pixel nearest to the match shows another, nearer surface. One surface never
+    hides itself: it would have to be steeper than any that `scene` builds.
+    """
+    height, width = left.disparity.shape
+    match = np.arange(width, dtype=np.float32) - left.disparity
+    nearest = np.clip(np.rint(match), 0, width - 1).astype(np.int64) + np.arange(height)[:, None] * width
+    hidden = (right.surface.take(nearest) != left.surface) & (right.disparity.take(nearest) > left.disparity)
+    return hidden | (match < 0)
+
+
+def photograph(left: View, right: View, rng: np.random.Generator, *, noise: float, eye_difference: float) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 images of the two views: gain and gamma that differ a little per eye and channel, sensor noise, rounding."""
+    strength = rng.uniform(0, 1) * noise
+    images = []
+    for view in (left, right):
+        gain = 1 + eye_difference * rng.uniform(-1, 1, size=4)
+        image = view.image
+        if eye_difference:
+            image = cv2.multiply(image, (*(gain[0] * (1 + 0.3 * (gain[1:] - 1))), 0.0))
+            image = 255 * cv2.pow(np.clip(image / 255, 0, 1), 1 + eye_difference * rng.uniform(-1, 1))
+        if noise:
+            image = image + strength * _bell(rng, image.shape)
+        images.append(np.clip(np.rint(image), 0, 255).astype(np.uint8))
+    return images[0], images[1]
+
+
+def _sample(surface: Surface, part: Part) -> np.ndarray:
+    """Colours of the part's pixels: the texture at the place in the left view that each of them shows."""
+    (a, b, c), (d, e, f) = surface.mapping.astype(np.float32)
+    y = np.arange(part.corner[1], part.corner[1] + part.x.shape[0], dtype=np.float32)[:, None]
+    return cv2.remap(surface.texture, a * part.x + (b * y + c), d * part.x + (e * y + f), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+
+
+def _bell(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers of mean 0 and variance 1, each the sum of two uniform ones: near enough to normal for noise, at a fifth of the time."""
+    count = int(np.prod(shape))
+    draws = np.frombuffer(rng.bytes(2 * count), np.uint8).reshape(2, *shape)
+    return (draws[0].astype(np.float32) + draws[1] - 255) / np.float32(104.5)

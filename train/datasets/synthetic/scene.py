@@ -1,0 +1,103 @@
+"""What stands where: a background and objects before it, within a range of disparity. How they look and are drawn is next door."""
+
+import numpy as np
+
+from train.datasets.synthetic.render import MAX_SLOPE, Surface
+from train.datasets.synthetic.shapes import GROUNDS, RELIEFS, SOLID, THIN, Frame, frame
+from train.datasets.synthetic.textures import texture
+
+MARGIN = 2  # pixels around a thing's box, for the softened outline
+LARGEST_TEXTURE = 640
+OUTSIDE = np.float32(1e3)  # "far inside the outline", for a surface that has none
+
+
+def build_scene(rng: np.random.Generator, size: tuple[int, int], limits: tuple[float, float], objects: tuple[int, int]) -> list[Surface]:
+    """The surfaces of one scene, farthest first. size: (width, height); limits: of every disparity; objects: least and most of them."""
+    lowest, highest = limits
+    highest = _between(rng, max(lowest * 1.5, highest / 4) if highest > 2 * lowest else highest, highest)
+    far = _between(rng, lowest, np.sqrt(lowest * highest))
+    reach = size[0] + int(np.ceil(highest)) + 2  # the right eye looks past the left view's border
+    surfaces = [_background(rng, (reach, size[1]), far, (lowest, highest))]
+    for _ in range(int(rng.integers(objects[0], objects[1] + 1))):
+        thing = _object(rng, size, reach, far, (lowest, highest))
+        if thing is not None:
+            surfaces.append(thing)
+    return [surfaces[0], *sorted(surfaces[1:], key=lambda surface: float(np.median(surface.disparity)))]
+
+
+def fit(relief: np.ndarray, centre: float, spread: float, limits: tuple[float, float]) -> np.ndarray:
+    """float32 disparity around `centre` with the form of `relief`: `spread` pixels up and down, or less where that would leave the limits
+    or be steeper than `MAX_SLOPE` along the row.
+    """
+    low, high = float(relief.min()), float(relief.max())
+    half = (high - low) / 2
+    if half < 1e-6:
+        return np.full(relief.shape, centre, np.float32)
+    steepest = float(np.abs(np.diff(relief, axis=1)).max(initial=0)) / half
+    amplitude = min(spread, centre - limits[0], limits[1] - centre, MAX_SLOPE / max(steepest, 1e-6))
+    fitted = centre + (relief - (low + half)) * np.float32(amplitude / half)
+    return np.clip(fitted, *limits).astype(np.float32)
+
+
+def _background(rng: np.random.Generator, size: tuple[int, int], far: float, limits: tuple[float, float]) -> Surface:
+    width, height = size
+    # Half of them rise towards the lower border, as a floor or a road does.
+    angle = rng.normal(np.pi / 2, 0.15) if rng.random() < 0.5 else rng.uniform(0, 2 * np.pi)
+    at = frame((0, 0, width, height), (width / 2, height / 2), (width / 2, height / 2), angle)
+    relief = list(GROUNDS.values())[int(rng.integers(len(GROUNDS)))](at, rng)
+    near = min(_between(rng, far, limits[1]), 6 * far)
+    disparity = fit(relief, (far + near) / 2, (near - far) / 2, limits)
+    return _surface(rng, (0, 0), at, disparity, np.full(disparity.shape, OUTSIDE))
+
+
+def _object(rng: np.random.Generator, size: tuple[int, int], reach: int, far: float, limits: tuple[float, float]) -> Surface | None:
+    """One thing before the background; None where it falls outside of both views."""
+    thin = rng.random() < 0.3
+    shorter = min(size)
+    long = _between(rng, 0.2 if thin else 0.05, 0.9 if thin else 0.4) * shorter / (1 if thin else 1.0)
+    half = (max(long, 4.0), max(long * rng.uniform(0.15 if thin else 0.35, 1), 4.0))
+    angle = rng.choice([0, np.pi / 2]) + rng.normal(0, 0.1) if rng.random() < 0.4 else rng.uniform(0, 2 * np.pi)
+    centre = _between(rng, far, limits[1])
+    middle = (rng.uniform(0, size[0] + centre), rng.uniform(0, size[1]))
+
+    cos, sin = abs(np.cos(angle)), abs(np.sin(angle))
+    wide, high = half[0] * cos + half[1] * sin + MARGIN, half[0] * sin + half[1] * cos + MARGIN
+    x0, x1 = max(int(middle[0] - wide), 0), min(int(middle[0] + wide) + 1, reach)
+    y0, y1 = max(int(middle[1] - high), 0), min(int(middle[1] + high) + 1, size[1])
+    if x1 - x0 < 4 or y1 - y0 < 4:
+        return None
+    at = frame((x0, y0, x1 - x0, y1 - y0), middle, half, angle)
+    outlines = THIN if thin else SOLID
+    inside = outlines[int(rng.integers(len(outlines)))](at, rng)
+    relief = list(RELIEFS.values())[int(rng.integers(len(RELIEFS)))](at, rng)
+    disparity = fit(relief, centre, centre * rng.uniform(0.02, 0.35), limits)
+    return _surface(rng, (x0, y0), at, disparity, inside)
+
+
+def _surface(rng: np.random.Generator, corner: tuple[int, int], at: Frame, disparity: np.ndarray, inside: np.ndarray) -> Surface:
+    height, width = disparity.shape
+    texels = rng.uniform(0.35, 0.7)  # per pixel: below one, so that neither eye undersamples
+    turn = rng.uniform(0, 2 * np.pi)
+    diagonal = min(int(np.hypot(height, width) * texels) + 4, LARGEST_TEXTURE)
+    picture = texture(rng, diagonal, diagonal)
+    cos, sin = texels * np.cos(turn), texels * np.sin(turn)
+    middle = np.array([corner[0] + width / 2, corner[1] + height / 2])
+    linear = np.array([[cos, sin], [-sin, cos]])
+    offset = np.array([diagonal / 2, diagonal / 2]) - linear @ middle
+    return Surface(corner, disparity, inside, _light(rng, disparity), picture, np.column_stack([linear, offset]))
+
+
+def _light(rng: np.random.Generator, disparity: np.ndarray) -> np.ndarray:
+    """Brighter where the surface leans to one side, so that its form shows in its shade; and a slow change across it."""
+    height, width = disparity.shape
+    direction = rng.uniform(0, 2 * np.pi)
+    strength = rng.uniform(0, 1.2)
+    down, across = np.gradient(disparity) if min(height, width) > 1 else (np.zeros_like(disparity),) * 2
+    lean = np.float32(strength * np.cos(direction)) * across + np.float32(strength * np.sin(direction)) * down
+    slow = np.linspace(rng.uniform(-0.15, 0.15), rng.uniform(-0.15, 0.15), width, dtype=np.float32)
+    return np.clip(np.float32(rng.uniform(0.7, 1.15)) + lean + slow, np.float32(0.35), np.float32(1.3)).astype(np.float32)
+
+
+def _between(rng: np.random.Generator, low: float, high: float) -> float:
+    """Log-uniform: as many between 1 and 2 as between 50 and 100."""
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))

@@ -1,0 +1,136 @@
+"""Operations on one disparity map or one image of a pair: resize, mirror, warp, depth. The only place that scales disparity.
+
+Disparity is in pixels of the map that carries it: when the width is scaled by s, so is disparity; scaling the height leaves it alone.
+Pixel centres follow OpenCV: (x + 0.5) * s - 0.5, the same in both eyes, so that no offset is left between them.
+"""
+
+import cv2
+import numpy as np
+
+EDGE_PX = 1.0  # neighbours further apart than this lie on two surfaces (or on one that no camera sees: x - d would not increase)
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 (H, W, 3) at `size` (width, height): averaged where it shrinks, bilinear where it grows."""
+    height, width = image.shape[:2]
+    if (width, height) == size:
+        return image
+    shrinks = size[0] * size[1] < width * height
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """bool (H, W) at `size` (width, height), each pixel from the nearest one."""
+    rows, columns = _nearest(mask.shape[0], size[1]), _nearest(mask.shape[1], size[0])
+    return mask[rows[:, None], columns]
+
+
+def resize_disparity(
+    disparity: np.ndarray, valid: np.ndarray, size: tuple[int, int], *, sparse: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Disparity float32 (H, W) and its mask at `size` (width, height), in pixels of the new width.
+
+    Dense maps are interpolated where the four neighbours are valid and lie on one surface (within `EDGE_PX`), and take the nearest
+    value elsewhere: no value is invented between a foreground and what lies behind it. Sparse maps are scattered point by point; where
+    two points meet, the nearer surface stays.
+    """
+    height, width = disparity.shape
+    if (width, height) == size:
+        return disparity, valid
+    factor = size[0] / width
+    if sparse:
+        return _scatter(disparity, valid, size, factor)
+    rows, columns = _nearest(height, size[1]), _nearest(width, size[0])
+    nearest = disparity[rows[:, None], columns]
+    nearest_valid = valid[rows[:, None], columns]
+
+    top, down = _neighbours(height, size[1])
+    left, across = _neighbours(width, size[0])
+    smooth = _smooth_cells(disparity, valid)[top[:, None], left]
+    bottom, right = np.minimum(top + 1, height - 1), np.minimum(left + 1, width - 1)
+    lines = disparity[:, left] + (disparity[:, right] - disparity[:, left]) * across
+    bilinear = lines[top] + (lines[bottom] - lines[top]) * down[:, None]
+
+    resized = np.where(smooth, bilinear, nearest) * np.float32(factor)
+    resized_valid = smooth | nearest_valid
+    return np.where(resized_valid, resized, np.float32(0)), resized_valid
+
+
+def mirror(array: np.ndarray) -> np.ndarray:
+    """Left and right exchanged. Alone it turns a pair into no pair: the eyes must be swapped as well."""
+    return np.ascontiguousarray(array[:, ::-1])
+
+
+def warp_right(right: np.ndarray, disparity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the left eye would see if `disparity` were true: the right image at `x - disparity`, and where that lies inside it.
+
+    right: (H, W) or (H, W, C), any number type; disparity: (H, W) pixels. Returns float32 like `right` and bool (H, W).
+    Interpolated with the exact fraction; OpenCV's remap rounds it to 1/32 pixel.
+    """
+    height, width = disparity.shape
+    position = np.arange(width, dtype=np.float64) - disparity
+    inside = (position >= 0) & (position <= width - 1)
+    position = np.clip(position, 0, width - 1)
+    first = np.minimum(position.astype(np.int64), max(width - 2, 0))
+    fraction = (position - first).astype(np.float32)
+    if right.ndim == 3:
+        fraction = fraction[..., None]
+    rows = np.arange(height)[:, None]
+    low = right[rows, first].astype(np.float32)
+    high = right[rows, np.minimum(first + 1, width - 1)].astype(np.float32)
+    return low + (high - low) * fraction, inside
+
+
+def disparity_to_depth(disparity: np.ndarray, focal_px: float, baseline_m: float, doffs: float = 0.0) -> np.ndarray:
+    """Depth in metres, float32: focal_px * baseline_m / (disparity + doffs). 0 where disparity is not positive, which means unknown.
+
+    doffs: x difference of the two principal points in pixels (Middlebury's calib.txt). focal_px and doffs are those of this width.
+    """
+    return _reciprocal(disparity, focal_px * baseline_m, before=doffs, after=0.0)
+
+
+def depth_to_disparity(depth: np.ndarray, focal_px: float, baseline_m: float, doffs: float = 0.0) -> np.ndarray:
+    """The inverse of `disparity_to_depth`; 0 where depth is not positive, not finite, or gives no positive disparity."""
+    return _reciprocal(depth, focal_px * baseline_m, before=0.0, after=doffs)
+
+
+def _reciprocal(values: np.ndarray, product: float, before: float, after: float) -> np.ndarray:
+    known = np.isfinite(values) & (values > 0) & (values + before > 0)
+    result = np.zeros(values.shape, np.float32)
+    result[known] = product / (values[known].astype(np.float64) + before) - after
+    return np.maximum(result, 0)
+
+
+def _nearest(old: int, new: int) -> np.ndarray:
+    """For each of `new` pixels the index of the old pixel whose area holds its centre."""
+    return np.minimum(((np.arange(new) + 0.5) * (old / new)).astype(np.int64), old - 1)
+
+
+def _neighbours(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each of `new` pixel centres the old pixel before it and the fraction of the way to the next, clamped to the border."""
+    position = np.clip((np.arange(new) + 0.5) * (old / new) - 0.5, 0, old - 1)
+    first = np.minimum(position.astype(np.int64), max(old - 2, 0))
+    return first, (position - first).astype(np.float32)
+
+
+def _smooth_cells(disparity: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """bool (H, W): the pixel and its right, lower and diagonal neighbours are valid and within `EDGE_PX` of each other."""
+    kernel = np.ones((2, 2), np.uint8)
+    highest = cv2.dilate(disparity, kernel, anchor=(0, 0), borderType=cv2.BORDER_REPLICATE)
+    lowest = cv2.erode(disparity, kernel, anchor=(0, 0), borderType=cv2.BORDER_REPLICATE)
+    all_valid = cv2.erode(valid.astype(np.uint8), kernel, anchor=(0, 0), borderType=cv2.BORDER_REPLICATE)
+    return (highest - lowest <= EDGE_PX) & (all_valid > 0)
+
+
+def _scatter(disparity: np.ndarray, valid: np.ndarray, size: tuple[int, int], factor: float) -> tuple[np.ndarray, np.ndarray]:
+    height, width = disparity.shape
+    rows, columns = np.nonzero(valid)
+    values = disparity[rows, columns]
+    order = np.argsort(values, kind="stable")  # the last one written stays, and it is the nearest
+    new_rows = np.minimum(((rows + 0.5) * (size[1] / height)).astype(np.int64), size[1] - 1)[order]
+    new_columns = np.minimum(((columns + 0.5) * (size[0] / width)).astype(np.int64), size[0] - 1)[order]
+    resized = np.zeros((size[1], size[0]), np.float32)
+    resized_valid = np.zeros((size[1], size[0]), bool)
+    resized[new_rows, new_columns] = values[order] * np.float32(factor)
+    resized_valid[new_rows, new_columns] = True
+    return resized, resized_valid
