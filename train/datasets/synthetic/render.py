@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 MAX_SLOPE = 0.5  # largest |d disparity / dx|: between the eyes a surface is compressed or drawn out by half at most
+OUTSIDE = np.float32(1e3)  # a distance to the outline that is beyond any softening
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Surface:
 
     corner: (x, y) of the window's first pixel in the left view; it may reach beyond the right border, where only the right eye looks.
     disparity: float32 (h, w) pixels, with |difference of neighbours in a row| < 1.
-    inside: float32 (h, w), distance to the outline in pixels, positive inside.
+    inside: float32 (h, w), distance to the outline in pixels, positive inside; None for a surface without end.
     light: float32 (h, w), factor on the colour.
     texture: float32 (th, tw, 3) RGB in 0..255, mirrored beyond its border.
     mapping: (2, 3), from (x, y, 1) of the left view to (column, row) of the texture.
@@ -24,7 +25,7 @@ class Surface:
 
     corner: tuple[int, int]
     disparity: np.ndarray
-    inside: np.ndarray
+    inside: np.ndarray | None
     light: np.ndarray
     texture: np.ndarray
     mapping: np.ndarray
@@ -45,7 +46,7 @@ class Part(NamedTuple):
     corner: tuple[int, int]
     x: np.ndarray
     disparity: np.ndarray
-    inside: np.ndarray
+    inside: np.ndarray | None
     light: np.ndarray
 
 
@@ -65,14 +66,14 @@ def paint(surfaces: Sequence[Surface], size: tuple[int, int], eye: Literal["left
         if part is None:
             continue
         y, x = (slice(start, start + length) for start, length in zip(part.corner[::-1], part.x.shape, strict=True))
-        nearer = part.disparity > disparity[y, x]
-        alpha = np.clip(part.inside + 0.5, 0, 1) * nearer
+        alpha = (part.disparity > disparity[y, x]).astype(np.float32)
+        if part.inside is not None:
+            alpha *= np.clip(part.inside + np.float32(0.5), 0, 1)
         if not alpha.any():
             continue
-        colour = _sample(entry, part)
-        image[y, x] = cv2.blendLinear(colour, image[y, x], alpha, 1 - alpha)
+        image[y, x] = cv2.blendLinear(_sample(entry, part), image[y, x], alpha, 1 - alpha)
         light[y, x] += alpha * (part.light - light[y, x])
-        solid = nearer & (part.inside > 0)
+        solid = alpha > 0.5
         np.copyto(disparity[y, x], part.disparity, where=solid)
         np.copyto(surface[y, x], number, where=solid)
     return View(cv2.multiply(image, cv2.merge([light] * 3)), disparity, surface)
@@ -85,7 +86,8 @@ def left_part(surface: Surface, width: int) -> Part | None:
     if columns <= 0:
         return None
     x = np.broadcast_to(np.arange(x0, x0 + columns, dtype=np.float32), (surface.disparity.shape[0], columns))
-    return Part(surface.corner, x, surface.disparity[:, :columns], surface.inside[:, :columns], surface.light[:, :columns])
+    inside = None if surface.inside is None else surface.inside[:, :columns]
+    return Part(surface.corner, x, surface.disparity[:, :columns], inside, surface.light[:, :columns])
 
 
 def right_part(surface: Surface, width: int) -> Part | None:
@@ -107,17 +109,19 @@ def right_part(surface: Surface, width: int) -> Part | None:
     covered = (before >= 0) & (before < columns - 1)
 
     column = np.clip(before, 0, columns - 2)
-    index = column + np.arange(rows)[:, None] * columns
-    t0, t1 = t.take(index), t.take(index + 1)
-    fraction = np.clip((np.arange(first, last + 1, dtype=np.float32) - t0) / (t1 - t0), 0, 1)
+    index = column + np.arange(0, rows * columns, columns)[:, None]
+    t0, t1 = t.take(index), t.ravel()[1:].take(index)
+    shown = np.arange(first, last + 1, dtype=np.float32)
+    fraction = np.clip((shown - t0) / (t1 - t0), 0, 1)
+    place = column.astype(np.float32) + fraction  # in the window's columns
+    disparity = (column + (x0 - np.arange(first, last + 1))).astype(np.float32) + fraction
+    row = np.broadcast_to(np.arange(rows, dtype=np.float32)[:, None], place.shape).copy()
 
-    def between(table: np.ndarray) -> np.ndarray:
-        low = table.take(index)
-        return low + (table.take(index + 1) - low) * fraction
-
-    inside = np.where(covered, between(np.ascontiguousarray(surface.inside)), np.float32(-1))
-    x = (x0 + column + fraction).astype(np.float32)
-    return Part((first, y0), x, between(surface.disparity), inside, between(surface.light))
+    light = cv2.remap(surface.light, place, row, cv2.INTER_LINEAR)
+    inside = None if surface.inside is None else cv2.remap(surface.inside, place, row, cv2.INTER_LINEAR)
+    if not covered.all():
+        inside = np.where(covered, OUTSIDE if inside is None else inside, -OUTSIDE)
+    return Part((first, y0), place + np.float32(x0), disparity, inside, light)
 
 
 def occlusion(left: View, right: View) -> np.ndarray:
@@ -134,18 +138,15 @@ def occlusion(left: View, right: View) -> np.ndarray:
 
 
 def photograph(left: View, right: View, rng: np.random.Generator, *, noise: float, eye_difference: float) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 images of the two views: gain and gamma that differ a little per eye and channel, sensor noise, rounding."""
-    strength = rng.uniform(0, 1) * noise
+    """uint8 images of the two views: a gain that differs a little per eye and channel, sensor noise, rounding."""
+    strength = np.float32(rng.uniform(0, 1) * noise)
     images = []
     for view in (left, right):
-        gain = 1 + eye_difference * rng.uniform(-1, 1, size=4)
-        image = view.image
-        if eye_difference:
-            image = cv2.multiply(image, (*(gain[0] * (1 + 0.3 * (gain[1:] - 1))), 0.0))
-            image = 255 * cv2.pow(np.clip(image / 255, 0, 1), 1 + eye_difference * rng.uniform(-1, 1))
-        if noise:
-            image = image + strength * _bell(rng, image.shape)
-        images.append(np.clip(np.rint(image), 0, 255).astype(np.uint8))
+        gain = 1 + eye_difference * (rng.uniform(-1, 1) + 0.3 * rng.uniform(-1, 1, size=3))
+        image = cv2.multiply(view.image, (*gain, 0.0))
+        if strength:
+            image += strength * _bell(rng, image.shape)
+        images.append(cv2.convertScaleAbs(cv2.max(image, 0.0)))
     return images[0], images[1]
 
 

@@ -1,5 +1,6 @@
 """What stands where: a background and objects before it, within a range of disparity. How they look and are drawn is next door."""
 
+import cv2
 import numpy as np
 
 from train.datasets.synthetic.render import MAX_SLOPE, Surface
@@ -8,21 +9,21 @@ from train.datasets.synthetic.textures import texture
 
 MARGIN = 2  # pixels around a thing's box, for the softened outline
 LARGEST_TEXTURE = 640
-OUTSIDE = np.float32(1e3)  # "far inside the outline", for a surface that has none
+THIN_SHARE, LARGE_SHARE = 0.3, 0.2  # of the things in a scene; the others are of medium size
 
 
 def build_scene(rng: np.random.Generator, size: tuple[int, int], limits: tuple[float, float], objects: tuple[int, int]) -> list[Surface]:
     """The surfaces of one scene, farthest first. size: (width, height); limits: of every disparity; objects: least and most of them."""
     lowest, highest = limits
-    highest = _between(rng, max(lowest * 1.5, highest / 4) if highest > 2 * lowest else highest, highest)
-    far = _between(rng, lowest, np.sqrt(lowest * highest))
+    highest = _between(rng, min(max(1.5 * lowest, highest / 4), highest), highest)
+    far = _between(rng, max(lowest, highest / 40), max(lowest, highest / 3))
     reach = size[0] + int(np.ceil(highest)) + 2  # the right eye looks past the left view's border
     surfaces = [_background(rng, (reach, size[1]), far, (lowest, highest))]
     for _ in range(int(rng.integers(objects[0], objects[1] + 1))):
         thing = _object(rng, size, reach, far, (lowest, highest))
         if thing is not None:
             surfaces.append(thing)
-    return [surfaces[0], *sorted(surfaces[1:], key=lambda surface: float(np.median(surface.disparity)))]
+    return [surfaces[0], *sorted(surfaces[1:], key=lambda surface: float(surface.disparity.mean()))]
 
 
 def fit(relief: np.ndarray, centre: float, spread: float, limits: tuple[float, float]) -> np.ndarray:
@@ -47,14 +48,15 @@ def _background(rng: np.random.Generator, size: tuple[int, int], far: float, lim
     relief = list(GROUNDS.values())[int(rng.integers(len(GROUNDS)))](at, rng)
     near = min(_between(rng, far, limits[1]), 6 * far)
     disparity = fit(relief, (far + near) / 2, (near - far) / 2, limits)
-    return _surface(rng, (0, 0), at, disparity, np.full(disparity.shape, OUTSIDE))
+    return _surface(rng, (0, 0), at, disparity, None)
 
 
 def _object(rng: np.random.Generator, size: tuple[int, int], reach: int, far: float, limits: tuple[float, float]) -> Surface | None:
     """One thing before the background; None where it falls outside of both views."""
-    thin = rng.random() < 0.3
-    shorter = min(size)
-    long = _between(rng, 0.2 if thin else 0.05, 0.9 if thin else 0.4) * shorter / (1 if thin else 1.0)
+    kind = rng.random()
+    thin = kind < THIN_SHARE
+    smallest, largest = (0.2, 0.9) if thin else (0.4, 0.9) if kind < THIN_SHARE + LARGE_SHARE else (0.06, 0.4)
+    long = _between(rng, smallest, largest) * min(size)
     half = (max(long, 4.0), max(long * rng.uniform(0.15 if thin else 0.35, 1), 4.0))
     angle = rng.choice([0, np.pi / 2]) + rng.normal(0, 0.1) if rng.random() < 0.4 else rng.uniform(0, 2 * np.pi)
     centre = _between(rng, far, limits[1])
@@ -74,7 +76,7 @@ def _object(rng: np.random.Generator, size: tuple[int, int], reach: int, far: fl
     return _surface(rng, (x0, y0), at, disparity, inside)
 
 
-def _surface(rng: np.random.Generator, corner: tuple[int, int], at: Frame, disparity: np.ndarray, inside: np.ndarray) -> Surface:
+def _surface(rng: np.random.Generator, corner: tuple[int, int], at: Frame, disparity: np.ndarray, inside: np.ndarray | None) -> Surface:
     height, width = disparity.shape
     texels = rng.uniform(0.35, 0.7)  # per pixel: below one, so that neither eye undersamples
     turn = rng.uniform(0, 2 * np.pi)
@@ -89,11 +91,11 @@ def _surface(rng: np.random.Generator, corner: tuple[int, int], at: Frame, dispa
 
 def _light(rng: np.random.Generator, disparity: np.ndarray) -> np.ndarray:
     """Brighter where the surface leans to one side, so that its form shows in its shade; and a slow change across it."""
-    height, width = disparity.shape
+    width = disparity.shape[1]
     direction = rng.uniform(0, 2 * np.pi)
     strength = rng.uniform(0, 1.2)
-    down, across = np.gradient(disparity) if min(height, width) > 1 else (np.zeros_like(disparity),) * 2
-    lean = np.float32(strength * np.cos(direction)) * across + np.float32(strength * np.sin(direction)) * down
+    across, down = cv2.Sobel(disparity, cv2.CV_32F, 1, 0, ksize=1), cv2.Sobel(disparity, cv2.CV_32F, 0, 1, ksize=1)
+    lean = np.float32(strength / 2 * np.cos(direction)) * across + np.float32(strength / 2 * np.sin(direction)) * down
     slow = np.linspace(rng.uniform(-0.15, 0.15), rng.uniform(-0.15, 0.15), width, dtype=np.float32)
     return np.clip(np.float32(rng.uniform(0.7, 1.15)) + lean + slow, np.float32(0.35), np.float32(1.3)).astype(np.float32)
 

@@ -12,19 +12,22 @@ import numpy as np
 PALETTE = 256
 
 
-def texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """One of `MAKERS`, drawn by its weight."""
-    names = list(MAKERS)
-    weights = np.array([MAKERS[name][1] for name in names])
-    name = names[int(rng.choice(len(names), p=weights / weights.sum()))]
-    return MAKERS[name][0](rng, height, width)
+def texture(rng: np.random.Generator, height: int, width: int, poor: float = 0.12) -> np.ndarray:
+    """One of `MAKERS`, or with probability `poor` one that stereo finds hard; often with fine detail over it."""
+    if rng.random() < poor:
+        return flat(rng, height, width)
+    picture = MAKERS[int(rng.choice(len(MAKERS), p=WEIGHTS))](rng, height, width)
+    if rng.random() < 0.6:
+        detail = 1 + np.float32(rng.uniform(0.1, 0.5)) * (fractal(rng, height, width, 8, 1.0) - 0.5)
+        picture = cv2.multiply(picture, cv2.merge([detail] * 3))
+    return picture
 
 
-def colour(rng: np.random.Generator) -> np.ndarray:
-    """float32 (3,) RGB: any brightness, mostly of little saturation, as things are."""
-    grey = rng.uniform(15, 240)
-    strength = rng.beta(1, 2.5)
-    return np.clip(grey + strength * rng.uniform(-160, 160, size=3), 5, 250).astype(np.float32)
+def colours(rng: np.random.Generator, count: int) -> np.ndarray:
+    """float32 (count, 3) RGB: any brightness, mostly of little saturation, as things are."""
+    grey = rng.uniform(15, 240, size=(count, 1))
+    strength = rng.beta(1, 2.5, size=(count, 1))
+    return np.clip(grey + strength * rng.uniform(-160, 160, size=(count, 3)), 5, 250).astype(np.float32)
 
 
 def fractal(rng: np.random.Generator, height: int, width: int, coarsest: int, roughness: float) -> np.ndarray:
@@ -46,16 +49,17 @@ def fractal(rng: np.random.Generator, height: int, width: int, coarsest: int, ro
     return cv2.normalize(total, None, 0, 1, cv2.NORM_MINMAX)
 
 
-def painted(rng: np.random.Generator, values: np.ndarray, colours: int | None = None) -> np.ndarray:
+def painted(rng: np.random.Generator, values: np.ndarray, count: int | None = None) -> np.ndarray:
     """`values` in [0, 1] through a random palette of a few colours, blending into each other."""
-    stops = np.stack([colour(rng) for _ in range(colours or int(rng.integers(2, 5)))])
+    stops = colours(rng, count or int(rng.integers(2, 5)))
     places = np.linspace(0, 1, len(stops))
     table = np.stack([np.interp(np.linspace(0, 1, PALETTE), places, channel) for channel in stops.T], axis=1).astype(np.float32)
-    return np.take(table, (values * (PALETTE - 1)).astype(np.uint8), axis=0)
+    codes = cv2.convertScaleAbs(values, alpha=PALETTE - 1)
+    return cv2.merge([cv2.LUT(codes, channel.copy()) for channel in table.T])
 
 
 def noise(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    return painted(rng, fractal(rng, height, width, int(2 ** rng.integers(3, 8)), rng.uniform(0.5, 0.9)))
+    return painted(rng, fractal(rng, height, width, int(2 ** rng.integers(3, 8)), rng.uniform(0.55, 1.0)))
 
 
 def speckle(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -73,14 +77,14 @@ def grain(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def collage(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Dead leaves: discs, boxes, lines and letters of all sizes over each other, the statistics of natural pictures."""
-    picture = np.empty((height, width, 3), np.float32)
-    picture[:] = colour(rng)
-    picture = cv2.convertScaleAbs(picture)
-    sizes = np.clip(3 * rng.pareto(1.2, size=int(min(150, 30 + height * width / 1200))) + 2, 2, max(height, width) / 3)
-    for size in sorted(sizes, reverse=True):
-        x, y = int(rng.integers(width)), int(rng.integers(height))
-        paint = tuple(float(c) for c in colour(rng))
+    """Dead leaves: discs, boxes, lines and arcs of all sizes over each other, the statistics of natural pictures."""
+    paints = colours(rng, int(rng.integers(4, 16)))
+    picture = np.full((height, width, 3), paints[0], np.uint8)
+    count = int(min(200, 30 + height * width / 600))
+    sizes = np.clip(2.5 * rng.pareto(1.1, size=count) + 1.5, 1.5, max(height, width) / 4)
+    places = rng.integers(0, (width, height), size=(count, 2))
+    for size, (x, y) in zip(np.sort(sizes)[::-1], places.tolist(), strict=True):
+        paint = tuple(paints[int(rng.integers(len(paints)))].tolist())
         kind = rng.random()
         if kind < 0.4:
             cv2.circle(picture, (x, y), int(size), paint, cv2.FILLED, cv2.LINE_AA)
@@ -91,12 +95,10 @@ def collage(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
             end = (int(x + rng.uniform(-3, 3) * size), int(y + rng.uniform(-3, 3) * size))
             cv2.line(picture, (x, y), end, paint, int(rng.integers(1, 4)), cv2.LINE_AA)
         else:
-            letters = "".join(chr(int(c)) for c in rng.integers(65, 91, size=3))
-            cv2.putText(
-                picture, letters, (x, y), int(rng.integers(0, 4)), min(size / 15 + 0.3, 2), paint, int(rng.integers(1, 3)), cv2.LINE_AA
-            )
-    shade = 0.8 + 0.4 * fractal(rng, height, width, 64, 0.6)
-    return cv2.multiply(picture, cv2.merge([shade] * 3), dtype=cv2.CV_32F)
+            turn = rng.uniform(0, 360, size=3)
+            axes = (int(size) + 1, int(size * rng.uniform(0.3, 1)) + 1)
+            cv2.ellipse(picture, (x, y), axes, turn[0], turn[1], turn[1] + turn[2], paint, int(rng.integers(1, 5)), cv2.LINE_AA)
+    return cv2.GaussianBlur(picture, (3, 3), 0.5).astype(np.float32)
 
 
 def pattern(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -136,16 +138,9 @@ def flat(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """One colour, slowly changing, with noise of a few grey levels at most: what stereo finds hard."""
     faint = np.float32(rng.uniform(0, 6)) * (fractal(rng, height, width, 16, 0.9) - 0.5)
     slow = np.float32(rng.uniform(0, 40)) * (fractal(rng, height, width, 256, 0.3) - 0.5)
-    picture = np.empty((height, width, 3), np.float32)
-    picture[:] = colour(rng)
+    picture = np.full((height, width, 3), colours(rng, 1)[0], np.float32)
     return cv2.add(picture, cv2.merge([faint + slow] * 3))
 
 
-MAKERS: dict[str, tuple[Callable[[np.random.Generator, int, int], np.ndarray], float]] = {
-    "noise": (noise, 0.25),
-    "collage": (collage, 0.25),
-    "speckle": (speckle, 0.1),
-    "grain": (grain, 0.1),
-    "pattern": (pattern, 0.17),
-    "flat": (flat, 0.13),
-}
+MAKERS: tuple[Callable[[np.random.Generator, int, int], np.ndarray], ...] = (noise, collage, speckle, grain, pattern)
+WEIGHTS = (0.27, 0.3, 0.12, 0.11, 0.2)
