@@ -1,0 +1,81 @@
+"""Measuring a network on fixed samples while it trains. The samples are whole images (or centred crops), never augmented, and go through
+`infer`, the same path that people use; what is measured is in `metrics`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from train.config import ValidationConfig
+from train.dataloader import Source, limit_disparity
+from train.metrics import MetricSums
+from train.sample import StereoSample
+
+BINS_PER_PX = 16
+
+
+class ValidationSet:
+    """The first `max_samples` held samples of every source, shared among processes by position."""
+
+    def __init__(self, sources: Sequence[Source], config: ValidationConfig, max_disparity: float | None) -> None:
+        self.items = [(source, int(index)) for source in sources for index in source.indices[: config.max_samples]]
+        self._size = config.size
+        self._max_disparity = max_disparity
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def load(self, position: int) -> StereoSample:
+        """Raises train.datasets.SampleError for a file that cannot be read: a number over fewer samples would not be comparable."""
+        source, index = self.items[position]
+        sample = source.dataset.load(index)
+        if self._size is not None:
+            sample = source.augment(sample, self._size, np.random.default_rng(0))
+        return limit_disparity(sample, self._max_disparity)
+
+    def name(self, position: int) -> str:
+        return self.items[position][0].name
+
+
+@torch.no_grad()
+def validate(
+    model: nn.Module, held: ValidationSet, *, iterations: int | None, rank: int, ranks: int, reduce: Callable[[torch.Tensor], torch.Tensor]
+) -> dict[str, float]:
+    """Metrics of `model` over the validation samples, all pooled over pixels, overall and as `<data set>/<metric>`.
+
+    reduce: sums a float64 tensor over the processes. All of them call this together.
+    """
+    names = sorted({source.name for source, _ in held.items})
+    sums = MetricSums(names)
+    for position in range(rank, len(held), ranks):
+        sample = held.load(position)
+        prediction = torch.from_numpy(model.infer(sample.left, sample.right, iters=iterations))[None]
+        sums.add(prediction, torch.from_numpy(sample.disparity)[None], torch.from_numpy(sample.valid)[None], [held.name(position)])
+    return sums.reduce(reduce)
+
+
+def constant_epe(held: ValidationSet) -> float:
+    """EPE in pixels of the best constant disparity, the median of all valid ground truth: what a network that sees nothing reaches.
+
+    Computed from a histogram with bins of 1/16 px, so it is right to 1/16 px.
+    """
+    counts = np.zeros(1, np.int64)
+    for position in range(len(held)):
+        sample = held.load(position)
+        found = np.bincount((sample.disparity[sample.valid] * BINS_PER_PX).astype(np.int64), minlength=len(counts))
+        found[: len(counts)] += counts
+        counts = found
+    if not counts.sum():
+        return float("nan")
+    centres = (np.arange(len(counts)) + 0.5) / BINS_PER_PX
+    median = centres[np.searchsorted(counts.cumsum(), counts.sum() / 2)]
+    return float((counts * np.abs(centres - median)).sum() / counts.sum())
+
+
+def describe(held: ValidationSet) -> dict[str, Any]:
+    """Samples per data set."""
+    names = [source.name for source, _ in held.items]
+    return {name: names.count(name) for name in dict.fromkeys(names)}

@@ -1,0 +1,30 @@
+"""What a number was made with: versions of the libraries and the commit of this project, to be stored beside every result."""
+
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = ("torch", "accelerate", "timm", "numpy", "opencv-python", "pillow", "safetensors", "mlflow")
+
+
+def versions() -> dict[str, str]:
+    """Name -> version of Python, of the packages that can change a number, and "commit" ("unknown" outside a git checkout)."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found | {"commit": _commit()}
+
+
+def _commit() -> str:
+    """The commit of this checkout, with "+changes" where tracked files differ from it."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return commit + ("+changes" if changed.strip() else "")
