@@ -11,11 +11,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from train.losses import LossTerm
 from utils.errors import UserError, did_you_mean
 from utils.files import read_config
 from utils.registry import explain
 
-FOLDER = Path(__file__).resolve().parents[1] / "configs" / "train"
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "configs" / "train"
 
 
 class Section(BaseModel):
@@ -88,17 +90,6 @@ class DataConfig(Section):
         return entries
 
 
-class LossEntry(Section):
-    """One term of the objective of a label type."""
-
-    function: str
-    """A registered loss."""
-    weight: float = Field(1.0, ge=0)
-    """Its factor in the sum."""
-    params: dict[str, Any] = Field(default_factory=dict)
-    """Parameters of the function."""
-
-
 class EmaConfig(Section):
     """The averaged weights that validation and the `_ema.pt` checkpoint use."""
 
@@ -155,7 +146,7 @@ class RunConfig(Section):
     model: dict[str, Any] = Field(default_factory=dict)
     """`type` names a registered network, default "foundation_stereo"; the other keys are its parameters."""
     data: DataConfig
-    loss: dict[str, dict[str, LossEntry]] = Field(min_length=1)
+    loss: dict[str, dict[str, LossTerm]] = Field(min_length=1)
     """Label type -> name of the term -> what it is."""
     optimizer: dict[str, Any] = Field(default_factory=lambda: {"type": "AdamW", "params": [{"params": {"include": ["*"]}, "lr": 1e-4}]})
     """A class of `torch.optim` and its parameter groups by name patterns (include, exclude)."""
@@ -174,10 +165,9 @@ class RunConfig(Section):
 def find_config(name: str) -> Path:
     """A path, or the bare name of a file in `configs/train`. Raises UserError with what there is."""
     path = Path(name)
-    if path.is_file():
-        return path
-    if path.parent == Path() and (FOLDER / path).is_file():
-        return FOLDER / path
+    for candidate in (path, FOLDER / path, ROOT / path):
+        if candidate.is_file():
+            return candidate
     shipped = [file.name for file in FOLDER.glob("*.*")]
     raise UserError(f"--config {name}: no such file, here or in configs/train{did_you_mean(name, shipped)}")
 
@@ -202,37 +192,51 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 def _resolve(config: RunConfig, path: Path) -> RunConfig:
     """The same configuration with the parameters of networks, data sets and losses checked and completed by their registries."""
     from core import MODELS
-    from train.augment import check_augmentation
+    from train.augment.pipeline import Augmentation
     from train.datasets import DATASETS
     from train.losses import LOSSES
 
-    model = dict(config.model)
-    kind = str(model.pop("type", "foundation_stereo"))
-    model = {"type": kind, **MODELS.check(kind, model, f"{path}: model")}
+    here = f"{path}: "
+    kind = config.model.get("type", "foundation_stereo")
+    MODELS.find(kind, f"{here}model.type")
+    model = {"type": kind, **MODELS.check(kind, {key: value for key, value in config.model.items() if key != "type"}, f"{here}model")}
 
     def complete(entry: DatasetEntry, where: str) -> DatasetEntry:
-        params = DATASETS.check(entry.type, entry.params, f"{where}.params")
-        check_augmentation(entry.image_augmentation, entry.stereo_augmentation, where)
-        return entry.model_copy(update={"params": params})
+        DATASETS.find(entry.type, f"{where}.type")
+        image, stereo = Augmentation(entry.image_augmentation or [], entry.stereo_augmentation or False, where).dump()
+        return entry.model_copy(
+            update={
+                "params": DATASETS.check(entry.type, entry.params, f"{where}.params"),
+                "image_augmentation": None if entry.image_augmentation is None else image,
+                "stereo_augmentation": None if entry.stereo_augmentation is None else stereo,
+            }
+        )
 
-    check_augmentation(config.data.image_augmentation, config.data.stereo_augmentation, f"{path}: data")
-    entries = [complete(entry, f"{path}: data.datasets[{i}]") for i, entry in enumerate(config.data.datasets)]
-    held = [complete(entry, f"{path}: validation.datasets[{i}]") for i, entry in enumerate(config.validation.datasets)]
+    def complete_term(term: LossTerm, where: str) -> LossTerm:
+        LOSSES.find(term.function, f"{where}.function")
+        return term.model_copy(update={"params": LOSSES.check(term.function, term.params, f"{where}.params")})
+
+    image, stereo = Augmentation(config.data.image_augmentation, config.data.stereo_augmentation, f"{here}data").dump()
+    entries = [complete(entry, f"{here}data.datasets[{i}]") for i, entry in enumerate(config.data.datasets)]
+    held = [complete(entry, f"{here}validation.datasets[{i}]") for i, entry in enumerate(config.validation.datasets)]
     loss = {
-        label: {
-            name: term.model_copy(update={"params": LOSSES.check(term.function, term.params, f"{path}: loss.{label}.{name}.params")})
-            for name, term in terms.items()
-        }
+        label: {name: complete_term(term, f"{here}loss.{label}.{name}") for name, term in terms.items()}
         for label, terms in config.loss.items()
     }
     for i, entry in enumerate(entries):
         if entry.label_type not in loss:
-            raise UserError(f"{path}: data.datasets[{i}].label_type: no losses for '{entry.label_type}'{did_you_mean(entry.label_type, loss)}")
-    max_disparity = config.data.max_disparity or float(model.get("max_disp") or 0) or None
+            known = did_you_mean(entry.label_type, loss)
+            raise UserError(f"{here}data.datasets[{i}].label_type: '{entry.label_type}' has no losses in the section loss{known}")
+    data = {
+        "datasets": entries,
+        "image_augmentation": image,
+        "stereo_augmentation": stereo,
+        "max_disparity": config.data.max_disparity or model.get("max_disp"),
+    }
     return config.model_copy(
         update={
             "model": model,
-            "data": config.data.model_copy(update={"datasets": entries, "max_disparity": max_disparity}),
+            "data": config.data.model_copy(update=data),
             "validation": config.validation.model_copy(update={"datasets": held}),
             "loss": loss,
         }
@@ -284,7 +288,7 @@ def json_schema() -> dict[str, Any]:
         network["properties"] = {"type": {"const": name}, **network["properties"]}
         networks.append(network)
     schema["properties"]["model"] = networks[0] if len(networks) == 1 else {"anyOf": networks}
-    definitions["LossEntry"]["properties"]["function"]["enum"] = sorted(LOSSES)
+    definitions["LossTerm"]["properties"]["function"]["enum"] = sorted(LOSSES)
     definitions["DatasetEntry"]["properties"]["type"]["enum"] = sorted(DATASETS)
     return schema
 

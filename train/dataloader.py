@@ -168,7 +168,17 @@ class TrainLoader:
     """
 
     def __init__(
-        self, mix: Mixture, data: DataConfig, *, first_step: int, steps: int, batch: int, accumulate: int, rank: int, ranks: int, workers: int
+        self,
+        mix: Mixture,
+        data: DataConfig,
+        *,
+        first_step: int,
+        steps: int,
+        batch: int,
+        accumulate: int,
+        rank: int,
+        ranks: int,
+        workers: int,
     ) -> None:
         self.wait_s = 0.0
         self.broken: list[str] = []
@@ -207,7 +217,9 @@ class TrainLoader:
             self.wait_s += time.perf_counter() - start
             self.broken += batch.broken
             if len(self.broken) > self._max_broken:
-                raise UserError(f"{len(self.broken)} samples could not be read, more than data.max_broken = {self._max_broken}; {self.broken[-1]}")
+                raise UserError(
+                    f"{len(self.broken)} samples could not be read, more than data.max_broken = {self._max_broken}; {self.broken[-1]}"
+                )
             yield batch
 
     def close(self) -> None:
@@ -228,12 +240,14 @@ class _Plan:
 # ---- which samples ----------------------------------------------------------------------------------------------------------------------
 
 
-def build_sources(entries: Sequence[DatasetEntry], data: DataConfig, where: str, hold_back: float = 0.0) -> tuple[list[Source], list[Source]]:
-    """Open the data sets of `entries` -> (what is trained on, what is held back of each: a share `hold_back`, in a stable choice).
+def build_sources(
+    entries: Sequence[DatasetEntry], data: DataConfig, where: str, fraction: float = 0.0
+) -> tuple[list[Source], list[Source]]:
+    """Open the data sets of `entries` -> (what is trained on, what is held back of each: a share `fraction`, in a stable choice).
 
     Raises UserError where a folder does not hold what its type expects.
     """
-    from train.augment import build_augmentation
+    from train.augment.pipeline import Augmentation
     from train.datasets import DATASETS
 
     kept, held = [], []
@@ -245,23 +259,23 @@ def build_sources(entries: Sequence[DatasetEntry], data: DataConfig, where: str,
             raise UserError(f"{here} '{entry.name}': {error}") from None
         image = data.image_augmentation if entry.image_augmentation is None else entry.image_augmentation
         stereo = data.stereo_augmentation if entry.stereo_augmentation is None else entry.stereo_augmentation
-        is_held = held_back([dataset.key(k) for k in range(len(dataset))], hold_back)
-        still = build_augmentation([], False, here)
-        moving = build_augmentation(image, stereo, here)
-        kept.append(Source(entry.name, dataset, np.flatnonzero(~is_held), entry.weight, entry.label_type, moving))
-        held.append(Source(entry.name, dataset, np.flatnonzero(is_held), entry.weight, entry.label_type, still))
+        still = Augmentation([], False, here)
+        moving = Augmentation(image, stereo, here)
+        rest, back = hold_back([dataset.key(k) for k in range(len(dataset))], fraction)
+        kept.append(Source(entry.name, dataset, rest, entry.weight, entry.label_type, moving))
+        held.append(Source(entry.name, dataset, back, entry.weight, entry.label_type, still))
     return kept, held
 
 
-def held_back(keys: Sequence[str], fraction: float) -> np.ndarray:
-    """Bool per key: whether it belongs to a share `fraction` chosen by a hash of the key, so that adding samples moves no other.
+def hold_back(keys: Sequence[str], fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the samples that stay, ascending, and of those held back, in the order of a hash of their keys.
 
-    Of ten samples or more at least one is held back when `fraction` is above 0; of fewer none is.
+    The choice depends on each key alone: adding samples moves no other from one side to the other. Of ten samples or more at least one is
+    held back when `fraction` is above 0; of fewer none is.
     """
     if fraction <= 0 or len(keys) < 10:
-        return np.zeros(len(keys), bool)
+        return np.arange(len(keys)), np.arange(0)
     scores = np.array([int.from_bytes(hashlib.blake2b(key.encode(), digest_size=6).digest(), "big") / 2**48 for key in keys])
-    chosen = scores < fraction
-    if not chosen.any():
-        chosen[scores.argmin()] = True
-    return chosen
+    order = scores.argsort(kind="stable")
+    count = max(1, int((scores < fraction).sum()))
+    return np.sort(order[count:]), order[:count]

@@ -4,7 +4,8 @@ annotations, are what a configuration may set, and are checked when the run is b
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
@@ -43,7 +44,7 @@ class Registry(Mapping[str, Callable[..., Any]]):
 
     def find(self, name: str, where: str) -> Callable[..., Any]:
         """The entry called `name`; `UserError` that begins with `where` and names the nearest one otherwise."""
-        if name not in self._entries:
+        if not isinstance(name, str) or name not in self._entries:
             raise UserError(f"{where}: unknown {self.kind} '{name}'{did_you_mean(name, self._entries)}")
         return self._entries[name]
 
@@ -107,21 +108,23 @@ def _short(value: object) -> str:
 
 
 def _known_keys(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    """Field names of the model that a location leads to, through lists and dictionaries of models."""
+    """Field names of the model that a location leads to, through lists and dictionaries of models; none where it leads to no model."""
     found: Any = model
     for part in loc:
+        found = _unwrap(found)
         if inspect.isclass(found) and issubclass(found, BaseModel):
             field = found.model_fields.get(str(part))
             found = field.annotation if field else None
-        found = _model_inside(found)
+        else:
+            found = (get_args(found) or (None,))[-1]  # of list[X], tuple[X, ...] and dict[str, X]
+    found = _unwrap(found)
     return list(found.model_fields) if inspect.isclass(found) and issubclass(found, BaseModel) else []
 
 
-def _model_inside(annotation: Any) -> Any:
-    """The first pydantic model within `list[...]`, `dict[str, ...]`, `X | None` and the like."""
-    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
-        return annotation
-    for inner in getattr(annotation, "__args__", ()):
-        if (found := _model_inside(inner)) is not None:
-            return found
-    return None
+def _unwrap(annotation: Any) -> Any:
+    """`X` of `X | None` and of `Annotated[X, ...]`."""
+    if get_origin(annotation) is Annotated:
+        return _unwrap(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return next((_unwrap(option) for option in get_args(annotation) if option is not type(None)), None)
+    return annotation
