@@ -9,7 +9,7 @@ from train.datasets.synthetic.textures import texture
 
 MARGIN = 2  # pixels around a thing's box, for the softened outline
 LARGEST_TEXTURE = 640
-THIN_SHARE, LARGE_SHARE = 0.3, 0.2  # of the things in a scene; the others are of medium size
+THIN_SHARE, LARGE_SHARE = 0.3, 0.15  # of the things in a scene; the others are of medium size
 
 
 def build_scene(rng: np.random.Generator, size: tuple[int, int], limits: tuple[float, float], objects: tuple[int, int]) -> list[Surface]:

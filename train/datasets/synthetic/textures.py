@@ -80,7 +80,7 @@ def collage(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Dead leaves: discs, boxes, lines and arcs of all sizes over each other, the statistics of natural pictures."""
     paints = colours(rng, int(rng.integers(4, 16)))
     picture = np.full((height, width, 3), paints[0], np.uint8)
-    count = int(min(200, 30 + height * width / 600))
+    count = int(min(150, 30 + height * width / 800))
     sizes = np.clip(2.5 * rng.pareto(1.1, size=count) + 1.5, 1.5, max(height, width) / 4)
     places = rng.integers(0, (width, height), size=(count, 2))
     for size, (x, y) in zip(np.sort(sizes)[::-1], places.tolist(), strict=True):
