@@ -1,0 +1,126 @@
+"""What a run file may say, and the one line that a wrong one gets."""
+
+import json
+
+import pytest
+
+from train.config import FOLDER, apply_override, find_config, json_schema, load_config
+from utils.errors import UserError
+from utils.files import format_config
+
+DOCUMENTED = """
+{
+  "model": {"max_disp": 192, "feature_type": "dinov2", "correlation_implementation": "alt",
+            "n_gru_layers": 3, "hidden_dims": [128, 128, 128]},
+  "data": {"datasets": [{"name": "foundation_stereo_train", "path": "./data", "weight": 1.0,
+                         "label_type": "stereo", "image_augmentation": ["jittering"]}],
+           "image_sizes": [[512, 384], [640, 480]], "max_disparity": 192, "stereo_augmentation": true},
+  "loss": {"stereo": {
+      "disparity_l1": {"function": "disparity_l1_loss", "weight": 1.0, "params": {"max_disparity": 192.0}},
+      "multi_scale": {"function": "multi_scale_loss", "weight": 0.3,
+                      "params": {"weights": [0.5, 0.7, 1.0], "loss_type": "smooth_l1"}}}}
+}
+"""
+
+
+@pytest.fixture
+def documented(tmp_path):
+    path = tmp_path / "run.json"
+    path.write_text(DOCUMENTED)
+    return path
+
+
+def test_the_documented_file_loads_as_written(documented):
+    config = load_config(documented)
+    assert config.data.image_sizes == [(512, 384), (640, 480)]
+    assert config.data.datasets[0].type == "fsd"
+    assert config.model["train_iters"] == 22
+    assert config.loss["stereo"]["multi_scale"].params["weights"] == [0.5, 0.7, 1.0]
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("*.*")))
+def test_every_shipped_file_loads_by_its_bare_name(name):
+    load_config(find_config(name))
+
+
+@pytest.mark.parametrize("suffix", [".json", ".toml"])
+def test_the_effective_configuration_is_the_same_run(documented, tmp_path, suffix):
+    config = load_config(documented)
+    again = tmp_path / f"again{suffix}"
+    again.write_text(format_config(config.dump(), suffix))
+    assert load_config(again) == config
+
+
+def test_the_effective_configuration_holds_every_default(documented):
+    data = load_config(documented).dump()["data"]
+    assert data["stereo_augmentation"]["scale"] == [-0.2, 0.5]
+    assert data["datasets"][0]["image_augmentation"][0]["asymmetric_probability"] == 0.2
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("data.datasets[0].weigth=2", ["data.datasets[0].weigth", "unknown key", "'weight'"]),
+        ("optimzer={}", ["optimzer", "'optimizer'"]),
+        ("model.max_dsp=64", ["model.max_dsp", "'max_disp'"]),
+        ("model.max_disp=[1]", ["model.max_disp", "[1]", "integer"]),
+        ("model.type=raft", ["model.type", "'raft'", "foundation_stereo"]),
+        ("model.type=[1]", ["model.type", "[1]"]),
+        ("model=3", ["model", "3"]),
+        ("data.datasets=[]", ["data.datasets", "at least 1"]),
+        ("data.datasets[0].type=kitti99", ["data.datasets[0].type", "'kitti99'"]),
+        ("data.datasets[0].label_type=sterep", ["label_type", "'stereo'"]),
+        ("data.datasets[0].weight=0", ["data.datasets", "weight above 0"]),
+        ("data.datasets[0].weight=-1", ["data.datasets[0].weight", "-1"]),
+        ("data.image_augmentation=[\"jiterring\"]", ["data.image_augmentation[0]", "'jittering'"]),
+        ("data.stereo_augmentation={\"scal\": 1}", ["data.stereo_augmentation.scal", "'scale'"]),
+        ("data.image_sizes=[[0, 32]]", ["data.image_sizes[0][0]", "0"]),
+        ("loss.stereo.multi_scale.function=multiscale_loss", ["loss.stereo.multi_scale.function", "'multi_scale_loss'"]),
+        ("loss.stereo.multi_scale.wieght=1", ["loss.stereo.multi_scale.wieght", "'weight'"]),
+        ("loss.stereo.multi_scale.params.weight=1", ["params.weight", "'weights'"]),
+        ("loss.stereo.multi_scale.params.loss_type=l3", ["params.loss_type", "'l3'"]),
+        ("loss.stereo.multi_scale.weight=Infinity", ["weight"]),
+        ("ema.decay=1", ["ema.decay", "less than 1"]),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_one_line_with_file_key_and_expectation(documented, override, words):
+    with pytest.raises(UserError) as error:
+        load_config(documented, [override])
+    line = str(error.value)
+    assert line.startswith(f"{documented}: ") and "\n" not in line, line
+    assert all(word in line for word in words), line
+
+
+def test_overrides_reach_every_depth():
+    content = {"data": {"datasets": [{"weight": 1.0}]}}
+    for override in ("data.datasets[0].weight=2", "data.datasets.0.path=/a=b", "ema.decay=0.5", 'model={"max_disp": 64}'):
+        apply_override(content, override)
+    assert content == {"data": {"datasets": [{"weight": 2, "path": "/a=b"}]}, "ema": {"decay": 0.5}, "model": {"max_disp": 64}}
+
+
+@pytest.mark.parametrize("override", ["data", "=3", "data.datasets[1].x=3", "data.datasets.x=3", "data.datasets[0].weight.x=1", ".=1"])
+def test_an_override_that_leads_nowhere_is_refused(override):
+    with pytest.raises(UserError, match="--set"):
+        apply_override({"data": {"datasets": [{"weight": 1.0}]}}, override)
+
+
+def test_an_unknown_file_names_the_nearest_shipped_one():
+    with pytest.raises(UserError, match=r"did you mean 'stereo_v1\.json'"):
+        find_config("stereo_v2.json")
+
+
+def test_paths_take_environment_variables(documented, monkeypatch, tmp_path):
+    entry = load_config(documented, ["data.datasets[0].path=$STEREO_ROOT/fsd"]).data.datasets[0]
+    monkeypatch.setenv("STEREO_ROOT", str(tmp_path))
+    assert entry.folder("data.datasets[0]") == tmp_path / "fsd"
+    monkeypatch.delenv("STEREO_ROOT")
+    with pytest.raises(UserError, match="STEREO_ROOT"):
+        entry.folder("data.datasets[0]")
+
+
+def test_the_schema_names_what_is_registered():
+    schema = json.loads(json.dumps(json_schema()))
+    assert "max_disp" in schema["properties"]["model"]["properties"]
+    assert "multi_scale_loss" in schema["$defs"]["LossTerm"]["properties"]["function"]["enum"]
+    assert {"fsd", "synthetic"} <= set(schema["$defs"]["DatasetEntry"]["properties"]["type"]["enum"])
+    assert schema["$defs"]["EmaConfig"]["properties"]["decay"]["description"]

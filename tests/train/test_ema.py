@@ -1,0 +1,50 @@
+"""The average of the weights, its warm-up and its state."""
+
+import torch
+from torch import nn
+
+from train.ema import Ema
+
+
+def test_the_average_is_worked_out_by_hand():
+    model = nn.Linear(1, 1, bias=False)
+    model.weight.data.fill_(0.0)
+    ema = Ema(model, decay=0.3)
+    model.weight.data.fill_(1.0)
+    ema.update(model)  # decay (1 + 1) / (10 + 1) = 2/11, below 0.3
+    torch.testing.assert_close(ema.module.weight.item(), 9 / 11, rtol=1e-6, atol=0)
+    ema.update(model)  # 3/12
+    torch.testing.assert_close(ema.module.weight.item(), 9 / 11 * 0.25 + 0.75, rtol=1e-6, atol=0)
+    for _ in range(50):
+        ema.update(model)
+    model.weight.data.fill_(2.0)
+    before = ema.module.weight.item()
+    ema.update(model)  # warmed up: 0.3
+    torch.testing.assert_close(ema.module.weight.item(), before * 0.3 + 2 * 0.7, rtol=1e-6, atol=0)
+
+
+def test_statistics_are_copied_and_the_average_stays_in_evaluation_mode():
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    ema = Ema(model, 0.9)
+    model(torch.randn(4, 1, 8, 8))
+    ema.update(model)
+    assert torch.equal(ema.module[1].running_mean, model[1].running_mean)
+    assert ema.module[1].num_batches_tracked == 1
+    assert not ema.module.training and not any(p.requires_grad for p in ema.module.parameters())
+
+
+def test_a_restored_average_goes_on_as_if_nothing_had_happened(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Linear(3, 3)
+    ema, weights = Ema(model, 0.9), torch.randn(8, 3, 3)
+    for value in weights[:4]:
+        model.weight.data.copy_(value)
+        ema.update(model)
+    torch.save(ema.state_dict(), tmp_path / "ema.pt")
+    again = Ema(nn.Linear(3, 3), 0.9)
+    again.load_state_dict(torch.load(tmp_path / "ema.pt", weights_only=True))
+    for value in weights[4:]:
+        model.weight.data.copy_(value)
+        ema.update(model)
+        again.update(model)
+    assert torch.equal(ema.module.weight, again.module.weight)
