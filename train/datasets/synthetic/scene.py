@@ -55,7 +55,7 @@ def _object(rng: np.random.Generator, size: tuple[int, int], reach: int, far: fl
     """One thing before the background; None where it falls outside of both views."""
     kind = rng.random()
     thin = kind < THIN_SHARE
-    smallest, largest = (0.2, 0.9) if thin else (0.4, 0.9) if kind < THIN_SHARE + LARGE_SHARE else (0.06, 0.4)
+    smallest, largest = (0.1, 0.6) if thin else (0.3, 0.7) if kind < THIN_SHARE + LARGE_SHARE else (0.04, 0.25)
     long = _between(rng, smallest, largest) * min(size)
     half = (max(long, 4.0), max(long * rng.uniform(0.15 if thin else 0.35, 1), 4.0))
     angle = rng.choice([0, np.pi / 2]) + rng.normal(0, 0.1) if rng.random() < 0.4 else rng.uniform(0, 2 * np.pi)
