@@ -21,7 +21,7 @@ def group_correlation(left: Tensor, right: Tensor, *, groups: int, planes: int) 
     by reshaping. No loop over planes, and no (C, D, h, w) intermediate.
     """
     dtype = left.dtype
-    batch, channels, height, width = left.shape
+    channels, width = left.shape[1], left.shape[3]
     blocks = -(-width // COLUMNS)
     extra = blocks * COLUMNS - width
     with float32_island(left):

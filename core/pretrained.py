@@ -46,6 +46,8 @@ def freeze_request(backbone: Backbone, loaded: dict[str, str], source: str, free
 
     loaded_now: false when a state dict follows; the parts are then those that `source` would have filled.
     """
+    if freeze and backbone.monocular is None:
+        raise UserError("model.freeze_backbone: true, but model.feature_type is cnn, which has no monocular branch; leave it null")
     if backbone.monocular is None or freeze is False:
         return frozenset()
     parts = set(loaded) if loaded_now else _offered(source)
