@@ -62,7 +62,7 @@ class Checkpoints:
         return sorted(int(path.stem) for path in self.folder.glob("*.pt") if path.stem.isdigit())
 
     def latest(self) -> Checkpoint | None:
-        """What the pointer names, or None where nothing was saved yet. Raises UserError when a file it names is missing or has another size."""
+        """What the pointer names, None where nothing was saved. Raises UserError when a file it names is missing or of another size."""
         pointer = self.folder / POINTER
         if not pointer.exists():
             return None
@@ -92,7 +92,9 @@ class Checkpoints:
         if path.name == POINTER:
             return Checkpoints(path.parent).latest()
         if not path.stem.isdigit():
-            raise UserError(f"--checkpoint {spec}: to continue a run, pass its weights file <step>.pt; its _optimizer.pt is read from beside it")
+            raise UserError(
+                f"--checkpoint {spec}: to continue a run, pass its weights file <step>.pt; its _optimizer.pt is read from beside it"
+            )
         return Checkpoint(path.parent, int(path.stem))
 
     def rewind(self, step: int) -> Path | None:

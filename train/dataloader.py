@@ -1,5 +1,7 @@
-"""What every step consists of, and the processes that load it. A batch is a pure function of (seed, step, slot): resuming needs only the step,
-and neither the number of processes nor of workers changes what is trained on. Reading and augmenting live in `datasets` and `augment`.
+"""What every step consists of, and the processes that load it. Reading and augmenting live in `datasets` and `augment`.
+
+A batch is a pure function of (seed, step, slot): resuming needs only the step, and neither the number of processes nor of workers changes
+what is trained on.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, and its state. When it is updated is the loop's decision; which weights are used, evaluation's."""
+"""An exponential moving average of the weights, and its state. When it is updated is the loop's decision."""
 
 import copy
 from typing import Any
@@ -11,8 +11,8 @@ class Ema:
     """Averaged copy of a network: average <- decay * average + (1 - decay) * weights.
 
     The decay warms up as min(decay, (1 + n) / (10 + n)) after n updates, so that a short run is not an average of its random start.
-    Buffers (batch-norm statistics) are copied: they are averages already. `num_updates` is part of the state; without it a resumed run would
-    begin its warm-up again and throw the average away.
+    Buffers (batch-norm statistics) are copied: they are averages already. `num_updates` is part of the state; without it a resumed run
+    would begin its warm-up again and throw the average away.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -24,7 +24,7 @@ class Ema:
     def update(self, model: nn.Module) -> None:
         self.num_updates += 1
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
-        averages = [value for value in self.module.parameters()]
+        averages = list(self.module.parameters())
         torch._foreach_lerp_(averages, [value.detach() for value in model.parameters()], 1 - decay)
         for average, value in zip(self.module.buffers(), model.buffers(), strict=True):
             average.copy_(value)

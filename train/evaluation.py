@@ -3,11 +3,9 @@
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from train.config import ValidationConfig
 from train.dataloader import Source, limit_disparity
@@ -37,22 +35,31 @@ class ValidationSet:
         return limit_disparity(sample, self._max_disparity)
 
     def name(self, position: int) -> str:
+        """Of its data set."""
         return self.items[position][0].name
 
+    def counts(self) -> dict[str, int]:
+        """Samples per data set."""
+        names = [source.name for source, _ in self.items]
+        return {name: names.count(name) for name in dict.fromkeys(names)}
 
-@torch.no_grad()
+
 def validate(
-    model: nn.Module, held: ValidationSet, *, iterations: int | None, rank: int, ranks: int, reduce: Callable[[torch.Tensor], torch.Tensor]
+    held: ValidationSet,
+    predict: Callable[[StereoSample], np.ndarray],
+    *,
+    rank: int,
+    ranks: int,
+    reduce: Callable[[torch.Tensor], torch.Tensor],
 ) -> dict[str, float]:
-    """Metrics of `model` over the validation samples, all pooled over pixels, overall and as `<data set>/<metric>`.
+    """Metrics over the validation samples, all pooled over pixels, overall and as `<data set>/<metric>`.
 
-    reduce: sums a float64 tensor over the processes. All of them call this together.
+    predict: sample -> (H, W) disparity in pixels. reduce: sums a float64 tensor over the processes; all of them call this together.
     """
-    names = sorted({source.name for source, _ in held.items})
-    sums = MetricSums(names)
+    sums = MetricSums(list(held.counts()))
     for position in range(rank, len(held), ranks):
         sample = held.load(position)
-        prediction = torch.from_numpy(model.infer(sample.left, sample.right, iters=iterations))[None]
+        prediction = torch.from_numpy(predict(sample))[None]
         sums.add(prediction, torch.from_numpy(sample.disparity)[None], torch.from_numpy(sample.valid)[None], [held.name(position)])
     return sums.reduce(reduce)
 
@@ -73,9 +80,3 @@ def constant_epe(held: ValidationSet) -> float:
     centres = (np.arange(len(counts)) + 0.5) / BINS_PER_PX
     median = centres[np.searchsorted(counts.cumsum(), counts.sum() / 2)]
     return float((counts * np.abs(centres - median)).sum() / counts.sum())
-
-
-def describe(held: ValidationSet) -> dict[str, Any]:
-    """Samples per data set."""
-    names = [source.name for source, _ in held.items]
-    return {name: names.count(name) for name in dict.fromkeys(names)}

@@ -18,3 +18,9 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; known: {', '.join(known)}" if known else ""
+
+
+def shorten(items: Iterable[object], most: int = 6) -> str:
+    """The first items, comma-separated, and how many more there are."""
+    names = [str(item) for item in items]
+    return ", ".join(names if len(names) <= most else [*names[: most - 1], f"... and {len(names) - most + 1} more"])

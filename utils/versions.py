@@ -1,9 +1,12 @@
-"""What a number was made with: versions of the libraries and the commit of this project, to be stored beside every result."""
+"""What a number was made with: versions of the libraries, the commit of this project, the memory it took. To be stored beside results."""
 
 import platform
+import resource
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+import torch
 
 PACKAGES = ("torch", "accelerate", "timm", "numpy", "opencv-python", "pillow", "safetensors", "mlflow")
 
@@ -28,3 +31,10 @@ def _commit() -> str:
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return commit + ("+changes" if changed.strip() else "")
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Peak of this process since its start: allocated on the GPU, resident on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

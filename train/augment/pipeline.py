@@ -1,4 +1,7 @@
-"""What a data set's samples go through on their way to a batch: geometry first, then colour, so that colour is only spent on what is kept."""
+"""What a data set's samples go through on their way to a batch: geometry first, then colour, which is only spent on what is kept.
+
+The augmentations themselves are in `spatial` and `photometric`.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
