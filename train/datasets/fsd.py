@@ -124,6 +124,7 @@ def _data_folders(path: Path) -> list[str]:
     """Folders that hold `left/rgb` or one of the other two, relative to `path` with `/` between the parts, sorted; "" is `path` itself."""
     found: list[str] = []
     waiting = [""]
+    files_only: set[str] = set()
     seen = {os.path.realpath(path)}
     while waiting:
         folder = waiting.pop()
@@ -131,8 +132,8 @@ def _data_folders(path: Path) -> list[str]:
         sides = [side for side in SIDES if side.split("/")[0] in inside and (path / folder / side).is_dir()]
         if sides:
             found.append(folder)
-        taken = {side.split("/")[0] for side in sides}
-        waiting += [_join(folder, name) for name in inside if name not in taken]
+        files_only.update(_join(folder, side) for side in sides)
+        waiting += [inner for name in inside if (inner := _join(folder, name)) not in files_only]
     return sorted(found)
 
 
