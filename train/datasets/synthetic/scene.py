@@ -16,7 +16,7 @@ def build_scene(rng: np.random.Generator, size: tuple[int, int], limits: tuple[f
     """The surfaces of one scene, farthest first. size: (width, height); limits: of every disparity; objects: least and most of them."""
     lowest, highest = limits
     highest = _between(rng, min(max(1.5 * lowest, highest / 4), highest), highest)
-    far = _between(rng, max(lowest, highest / 40), max(lowest, highest / 3))
+    far = _between(rng, max(lowest, highest / 30), max(lowest, highest / 2.5))
     reach = size[0] + int(np.ceil(highest)) + 2  # the right eye looks past the left view's border
     surfaces = [_background(rng, (reach, size[1]), far, (lowest, highest))]
     for _ in range(int(rng.integers(objects[0], objects[1] + 1))):

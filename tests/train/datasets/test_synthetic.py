@@ -1,0 +1,236 @@
+"""The renderer's ground truth against surfaces worked out by hand, against brute force, and against the pictures themselves."""
+
+import cv2
+import numpy as np
+import pytest
+
+from train.datasets import build_dataset
+from train.datasets.synthetic.render import MAX_SLOPE, Surface, left_part, occlusion, paint, right_part
+from train.datasets.synthetic.scene import build_scene, fit
+from train.datasets.synthetic.shapes import GROUNDS, RELIEFS, SOLID, THIN, frame
+from train.datasets.synthetic.textures import MAKERS, flat
+from utils.errors import UserError
+from utils.geometry import warp_right
+
+SIZE = (160, 96)
+LIMITS = (0.5, 48.0)
+
+
+def synthetic(**params):
+    return build_dataset("synthetic", None, {"size": SIZE, **params}, "data")
+
+
+def scene(index, size=SIZE, limits=LIMITS, objects=(4, 12)):
+    return build_scene(np.random.default_rng([7, index]), size, limits, objects)
+
+
+def surface_of(disparity, corner=(0, 0), inside=None, grey=100.0):
+    disparity = np.asarray(disparity, np.float32)
+    texture = np.full((4, 4, 3), grey, np.float32)
+    return Surface(corner, disparity, inside, np.ones_like(disparity), texture, np.array([[1.0, 0, 0], [0, 1.0, 0]]))
+
+
+def test_right_view_of_a_plane_is_its_inverse():
+    x = np.arange(60)
+    surface = surface_of(np.tile(2 + 0.25 * x, (3, 1)))
+    part = right_part(surface, width=40)
+    assert part.corner == (0, 0) and part.x.shape == (3, 40)
+    shown = np.arange(40)
+    expected = (shown + 2) / 0.75  # x - (2 + 0.25 x) = shown
+    assert part.x == pytest.approx(np.tile(expected, (3, 1)), abs=1e-4)
+    assert part.disparity == pytest.approx(np.tile(expected - shown, (3, 1)), abs=1e-5)
+
+
+def test_right_view_of_a_piecewise_surface_by_hand():
+    part = right_part(surface_of([[1.0, 1.5, 1.0, 3.0 - 1.2, 1.8]], corner=(10, 5)), width=30)
+    # columns 10..14 appear at 9, 9.5, 11, 11.2, 12.2: pixel 10 lies a third of the way from column 11 to 12
+    assert part.corner == (9, 5)
+    assert part.x[0] == pytest.approx([10, 11 + 1 / 3, 12, 13.8], abs=1e-5)
+    assert part.disparity[0] == pytest.approx([1, 4 / 3, 1, 1.8], abs=1e-5)
+
+
+def test_a_surface_out_of_one_view_is_not_in_it():
+    assert left_part(surface_of(np.full((2, 4), 20), corner=(50, 0)), width=50) is None
+    assert right_part(surface_of(np.full((2, 4), 20), corner=(3, 0)), width=50) is None
+    assert right_part(surface_of(np.full((2, 4), 20), corner=(80, 0)), width=50) is None
+
+
+def test_nearest_wins_in_each_view_and_what_it_covers_is_occluded():
+    wall, post = surface_of(np.full((4, 40), 2)), surface_of(np.full((4, 6), 7), corner=(15, 0), grey=200)
+    left, right = paint([wall, post], (30, 4), "left"), paint([wall, post], (30, 4), "right")
+    assert (left.disparity[0, 15:21] == 7).all() and (np.delete(left.disparity[0], np.r_[15:21]) == 2).all()
+    assert (right.disparity[0, 8:13] == 7).all() and np.allclose(
+        right.image[0, 8:13], 200, atol=0.01
+    )  # columns 15..20 appear at 8..13, 13 is its end
+    assert (np.delete(right.disparity[0], np.r_[8:14]) == 2).all()
+    hidden = np.flatnonzero(occlusion(left, right)[0])
+    assert hidden.tolist() == [0, 1, 10, 11, 12, 13, 14]  # wall at 10..14 appears at 8..12, behind the post; 0 and 1 leave the view
+
+
+def test_outlines_are_softened_but_ground_truth_is_not():
+    inside = np.tile(np.array([-1, -0.25, 0.25, 1, 1], np.float32), (2, 1))
+    post = surface_of(np.full((2, 5), 3), corner=(4, 0), inside=inside, grey=200)
+    left = paint([surface_of(np.full((2, 20), 1)), post], (12, 2), "left")
+    assert left.image[0, 3:9, 0] == pytest.approx([100, 100, 125, 175, 200, 200], abs=0.1)
+    assert left.disparity[0, 3:9].tolist() == [1, 1, 1, 3, 3, 3]
+
+
+def brute_right(surface, row, shown):
+    """Disparity and distance to the outline at one place of the right view, by NumPy's interpolation; None where it is not."""
+    y = row - surface.corner[1]
+    if not 0 <= y < surface.disparity.shape[0]:
+        return None
+    x = surface.corner[0] + np.arange(surface.disparity.shape[1], dtype=np.float64)
+    t = x - surface.disparity[y]
+    if not t[0] <= shown < t[-1]:
+        return None
+    place = np.interp(shown, t, x)
+    inside = 1.0 if surface.inside is None else np.interp(place, x, surface.inside[y])
+    return (place - shown, inside) if inside > 0 else None
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_right_view_and_occlusion_equal_brute_force(index):
+    size = (64, 20)
+    surfaces = scene(index, size, (0.5, 24.0), (5, 8))
+    left, right = paint(surfaces, size, "left"), paint(surfaces, size, "right")
+    for row in range(0, size[1], 3):
+        winner = np.full(size[0], -1)
+        nearest = np.zeros(size[0])
+        doubtful = np.zeros(size[0], bool)  # an outline or a crossing within rounding
+        for shown in range(size[0]):
+            found = {number: entry for number, s in enumerate(surfaces) if (entry := brute_right(s, row, shown)) is not None}
+            ranking = sorted(found, key=lambda number: -found[number][0])
+            winner[shown], nearest[shown] = ranking[0], found[ranking[0]][0]
+            doubtful[shown] = any(abs(inside) < 1e-3 for _, inside in found.values()) or (
+                len(ranking) > 1 and found[ranking[0]][0] - found[ranking[1]][0] < 1e-3
+            )
+        assert (right.surface[row] == winner)[~doubtful].all() and doubtful.mean() < 0.1
+        assert np.abs(right.disparity[row] - nearest)[(right.surface[row] == winner)].max() < 1e-3
+        match = np.arange(size[0]) - left.disparity[row]
+        seen = np.clip(np.rint(match), 0, size[0] - 1).astype(int)
+        expected = (match < 0) | ((winner[seen] != left.surface[row]) & (nearest[seen] > left.disparity[row]))
+        assert (occlusion(left, right)[row] == expected)[~doubtful[seen]].all()
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_both_views_show_the_same_surface_point(index):
+    surfaces = scene(index)
+    left, right = paint(surfaces, SIZE, "left"), paint(surfaces, SIZE, "right")
+    # A right pixel names a place x + d of the left view; the left's disparity there, linear between two columns of that surface, is d.
+    place = np.arange(SIZE[0]) + right.disparity.astype(np.float64)
+    first = np.floor(place).astype(int)
+    rows, columns = np.nonzero(first < SIZE[0] - 1)
+    first, place = first[rows, columns], place[rows, columns]
+    same = (left.surface[rows, first] == right.surface[rows, columns]) & (left.surface[rows, first + 1] == right.surface[rows, columns])
+    assert same.mean() > 0.5
+    low, high = left.disparity[rows, first], left.disparity[rows, first + 1]
+    error = np.abs(low + (high - low) * (place - first) - right.disparity[rows, columns])[same]
+    assert error.max() < 1e-3
+    # And the other way: the right's disparity at x - d, where its neighbours show that surface and do not bend within the pixel.
+    warped, inside = warp_right(right.disparity, left.disparity)
+    error = np.abs(warped - left.disparity)[inside & ~occlusion(left, right)]
+    assert np.median(error) < 1e-3 and np.percentile(error, 90) < 0.05
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_warping_right_by_the_disparity_gives_left(index):
+    sample = synthetic(noise=0, eye_difference=0, seed=3).load(index)
+    visible = ~sample.occluded
+    edges = cv2.dilate((cv2.morphologyEx(sample.disparity, cv2.MORPH_GRADIENT, np.ones((3, 3))) > 1).astype(np.uint8), np.ones((3, 3))) > 0
+
+    def error(disparity, where):
+        warped, inside = warp_right(sample.right, disparity)
+        return np.abs(warped - sample.left)[where & inside].mean()
+
+    here = error(sample.disparity, visible & ~edges)
+    assert here < 2.5  # grey levels of 255, left of resampling textures that are sharp to a pixel or two
+    for wrong in (sample.disparity + 1, 1.2 * sample.disparity, 0 * sample.disparity):
+        assert error(wrong, visible & ~edges) > 1.5 * here
+    assert error(sample.disparity, visible) < 4
+
+
+def test_a_sample_is_a_function_of_seed_and_index():
+    first, again = synthetic(seed=1), synthetic(seed=1)
+    again.load(0)
+    one, two = first.load(5), again.load(5)
+    for name in ("left", "right", "disparity", "valid", "disparity_right", "valid_right", "occluded"):
+        assert (getattr(one, name) == getattr(two, name)).all(), name
+    assert one.key == two.key == first.key(5) == "00000005"
+    assert (first.load(6).left != one.left).any() and (synthetic(seed=2).load(5).left != one.left).any()
+
+
+@pytest.mark.parametrize(("lowest", "highest"), [(0.5, 20), (4, 100), (30, 31)])
+def test_samples_keep_the_contract_and_the_range(lowest, highest):
+    dataset = synthetic(min_disparity=lowest, max_disparity=highest, length=12)
+    assert len(dataset) == 12 and dataset.has_right_disparity
+    for index in range(12):
+        sample = dataset.load(index).check()
+        assert sample.disparity.shape == SIZE[::-1] and sample.valid.all() and sample.occluded.dtype == bool
+        for disparity in (sample.disparity, sample.disparity_right):
+            assert lowest - 1e-3 <= disparity.min() and disparity.max() <= highest + 1e-3
+
+
+def test_small_and_large_disparities_occur_and_scenes_differ():
+    dataset = synthetic(max_disparity=64)
+    maps = [dataset.load(index).disparity for index in range(24)]
+    everything = np.concatenate([disparity.ravel() for disparity in maps])
+    assert np.mean(everything < 8) > 0.1 and np.mean(everything > 24) > 0.08
+    assert np.std([np.median(disparity) for disparity in maps]) > 4
+
+
+def test_no_surface_turns_over_between_the_eyes():
+    for index in range(10):
+        for surface in scene(index):
+            assert np.abs(np.diff(surface.disparity, axis=1)).max() <= MAX_SLOPE + 1e-3
+
+
+def test_fit_respects_range_spread_and_slope():
+    relief = np.tile(np.linspace(-3, 9, 13, dtype=np.float32), (2, 1))
+    assert fit(relief, 20, 2, (1, 50))[0, [0, 12]] == pytest.approx([18, 22])
+    assert fit(relief, 20, 30, (1, 50))[0, [0, 12]] == pytest.approx([17, 23])  # half a pixel per column at most
+    assert fit(relief, 2, 30, (1, 50))[0, [0, 12]] == pytest.approx([1, 3])
+    assert (fit(np.zeros((2, 3), np.float32), 4, 1, (1, 9)) == 4).all()
+
+
+@pytest.mark.parametrize("make", [*RELIEFS.values(), *GROUNDS.values(), *SOLID, *THIN])
+def test_shapes_are_finite_and_fill_their_window(make):
+    for seed in range(5):
+        at = frame((3, 4, 50, 40), (28, 24), (22.0, 15.0), 0.1 * seed)
+        values = make(at, np.random.default_rng(seed))
+        assert values.shape == (40, 50) and values.dtype == np.float32 and np.isfinite(values).all()
+        if make in SOLID:
+            assert values.max() > 3 and max(values[0].max(), values[-1].max()) < 3  # there is something, and it ends
+
+
+@pytest.mark.parametrize("make", [*MAKERS, flat])
+def test_textures_are_pictures(make):
+    for seed in range(5):
+        picture = make(np.random.default_rng(seed), 50, 70)
+        assert picture.shape == (50, 70, 3) and picture.dtype == np.float32 and np.isfinite(picture).all()
+        assert picture.min() > -30 and picture.max() < 285 and 5 < picture.mean() < 250
+
+
+def test_noise_and_the_difference_of_the_eyes_are_what_they_say():
+    clean, noisy = synthetic(noise=0, eye_difference=0).load(2), synthetic(noise=8, eye_difference=0).load(2)
+    change = noisy.left.astype(float) - clean.left
+    inner = (clean.left > 30) & (clean.left < 225)
+    assert 0.2 < change[inner].std() < 8.5 and abs(change[inner].mean()) < 0.2
+    assert (noisy.disparity == clean.disparity).all()
+    other = synthetic(noise=0, eye_difference=0.2).load(2)
+    ratio = other.right.mean((0, 1)) / other.left.mean((0, 1)) / (clean.right.mean((0, 1)) / clean.left.mean((0, 1)))
+    assert (np.abs(ratio - 1) > 0.003).any() and (np.abs(ratio - 1) < 0.6).all()
+
+
+def test_wrong_parameters_are_refused():
+    for params, said in (
+        ({"min_disparity": 9, "max_disparity": 8}, "min < max"),
+        ({"max_disparity": 150}, "three quarters of the width 160"),
+        ({"objects": [5, 2]}, "least number first"),
+        ({"size": [16, 96]}, r"data\.size"),
+        ({"lenght": 5}, "did you mean 'length'"),
+    ):
+        with pytest.raises(UserError, match=said):
+            synthetic(**params)
+    with pytest.raises(UserError, match="leave the path out"):
+        build_dataset("synthetic", "./data", {}, "data")
