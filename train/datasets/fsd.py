@@ -179,4 +179,4 @@ def _join(folder: str, name: str) -> str:
 
 def _shown(path: Path) -> str:
     """A relative path with `./`, so that it reads as a folder in the middle of a sentence."""
-    return str(path) if path.is_absolute() else f"./{path.as_posix()}"
+    return str(path) if path.is_absolute() or path.parts[:1] == ("..",) else f"./{path.as_posix()}"
