@@ -46,7 +46,13 @@ def fractal(rng: np.random.Generator, height: int, width: int, coarsest: int, ro
         weight *= roughness
     assert total is not None
     total = cv2.resize(total, (2 * total.shape[1], 2 * total.shape[0]), interpolation=cv2.INTER_CUBIC)[:height, :width]
-    return cv2.normalize(total, None, 0, 1, cv2.NORM_MINMAX)
+    return stretched(total)
+
+
+def stretched(values: np.ndarray) -> np.ndarray:
+    """`values` from their own range to [0, 1]; all 0 where they are all one."""
+    low, high = float(values.min()), float(values.max())
+    return (values - np.float32(low)) * np.float32(1 / max(high - low, 1e-6))
 
 
 def painted(rng: np.random.Generator, values: np.ndarray, count: int | None = None) -> np.ndarray:
@@ -65,7 +71,7 @@ def noise(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 def speckle(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Dots of a few texels, as of plaster, gravel or a projected pattern."""
     dots = cv2.GaussianBlur(rng.random((height, width), np.float32), (0, 0), rng.uniform(0.8, 2))
-    dots = cv2.normalize(dots, None, 0, 1, cv2.NORM_MINMAX)
+    dots = stretched(dots)
     return painted(rng, np.clip((dots - 0.5) * np.float32(rng.uniform(1, 4)) + 0.5, 0, 1), 2)
 
 
