@@ -5,6 +5,7 @@ gradient 0: pixels are selected before any arithmetic, because 0 * inf is NaN in
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
@@ -19,6 +20,8 @@ from utils.registry import Registry, explain
 
 LOSSES = Registry("loss")
 INVALID = "invalid"  # the label type of samples that could not be loaded; needs no entry and contributes 0
+
+PER_SAMPLE = ("left", "right", "disparity", "valid", "keys", "datasets", "label_types")
 
 Positive = Annotated[float, Field(gt=0)]
 Limit = Annotated[float | None, Field(gt=0, description="Pixels; ground truth that is not below this is ignored.")]
@@ -273,14 +276,19 @@ class Objective:
 
 
 def _rows(output: StereoOutput, batch: StereoBatch, rows: list[int]) -> tuple[StereoOutput, StereoBatch]:
-    index = torch.tensor(rows, device=output.disparities.device, dtype=torch.long)
-    initial = None if output.initial is None else output.initial[index]
-    return StereoOutput(output.disparities[index], initial), batch.select(rows)
+    """Some of the samples. Stacked one by one, since an index made on the host would make it wait for the device."""
+
+    def take(values: Any) -> Any:
+        return torch.stack([values[row] for row in rows]) if isinstance(values, Tensor) else [values[row] for row in rows]
+
+    chosen = replace(batch, broken=[], **{name: take(getattr(batch, name)) for name in PER_SAMPLE})
+    return StereoOutput(take(output.disparities), None if output.initial is None else take(output.initial)), chosen
 
 
 def _scatter(losses: Tensor, rows: list[int], size: int) -> Tensor:
     """(len(rows),) -> (size,), 0 elsewhere."""
-    return losses.new_zeros(size).index_put((torch.tensor(rows, device=losses.device),), losses)
+    nothing = losses.new_zeros(())
+    return torch.stack([losses[rows.index(row)] if row in rows else nothing for row in range(size)])
 
 
 def _anchor(output: StereoOutput) -> Tensor:

@@ -208,4 +208,6 @@ def _pack(keys: Sequence[str], sums: Tensor, reduce: Callable[[Tensor], Tensor] 
 
 
 def _unpack(keys: Sequence[str], sums: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+    if not keys:
+        return sums
     return torch.stack([state[key].to(sums) if key in state else torch.zeros_like(sums[0]) for key in keys])

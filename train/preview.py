@@ -44,7 +44,7 @@ def preview(batch: StereoBatch, index: int, prediction: np.ndarray) -> np.ndarra
     cells = [
         _image(batch.left[index]),
         _image(batch.right[index]),
-        caption(*disparity.shape, _numbers(batch, index, prediction, disparity, valid)),
+        caption(disparity.shape[0], disparity.shape[1], _numbers(batch, index, prediction, disparity, valid)),
         colorize_disparity(disparity, valid, top),
         colorize_disparity(prediction, None, top),
         colorize_error(prediction, disparity, valid),

@@ -25,7 +25,7 @@ Config = Mapping[str, Any]
 Factor = Callable[[int], float]
 
 SCHEDULES = Registry("schedule")  # ours: `name(steps, *, params) -> factor of a step`; all others are torch's
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, Any] = {
     name: entry
     for name, entry in vars(torch.optim).items()
     if inspect.isclass(entry) and issubclass(entry, Optimizer) and name not in ("Optimizer", "LBFGS", "SparseAdam")  # need another loop
@@ -80,7 +80,7 @@ def build_optimizer(model: nn.Module, config: Config, where: str = "optimizer") 
         raise UserError(f"{where}: {kind} does not take this model: {error}") from None
 
 
-def _check_group(group: Any, kind: type[Optimizer], where: str) -> dict[str, Any]:
+def _check_group(group: Any, kind: Any, where: str) -> dict[str, Any]:
     """The arguments of a group, tried on the class alone: torch checks them only where they are given for all groups."""
     if not isinstance(group, Mapping) or not isinstance(group.get("params"), Mapping):
         raise UserError(f"{where}: found {group!r}; expected {{'params': {{'include': ['*']}}, 'lr': 1e-4}}")
@@ -271,7 +271,8 @@ def _factor(text: Any, steps: int, where: str) -> Factor:
 def _stand_in(optimizer: Optimizer) -> Optimizer:
     known = inspect.signature(type(optimizer)).parameters.keys() - {"params"}
     groups = [{key: value for key, value in group.items() if key in known} for group in optimizer.param_groups]
-    return type(optimizer)([{"params": [torch.zeros(1, 1, requires_grad=True)], **group} for group in groups])
+    kind: Any = type(optimizer)
+    return kind([{"params": [torch.zeros(1, 1, requires_grad=True)], **group} for group in groups])
 
 
 def _rehearse(schedule: LRScheduler, steps: int, where: str) -> None:

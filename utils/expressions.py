@@ -18,7 +18,7 @@ Node = Callable[[Values], float]
 MOST_CHARACTERS, MOST_NODES, DEEPEST = 2000, 500, 50
 
 CONSTANTS = {"pi": math.pi, "e": math.e}
-FUNCTIONS: dict[str, tuple[Callable[..., float], int | None]] = {  # name -> function and number of arguments (None: one or more)
+FUNCTIONS: dict[str, tuple[Callable[..., Any], int | None]] = {  # name -> function and number of arguments (None: one or more)
     "min": (lambda *values: min(values), None),
     "max": (lambda *values: max(values), None),
     "abs": (abs, 1),
