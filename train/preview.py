@@ -1,50 +1,52 @@
 """Pictures of what a network sees and says, one file per sample. Which samples, and when, is the loop's business."""
 
+import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from train.metrics import METRICS, finish
-from train.sample import StereoBatch
+from train.sample import StereoSample
 from utils.images import write_image
 from utils.visualize import caption, colorize_disparity, colorize_error, tile
+
+log = logging.getLogger("stereofoundry")
 
 CAPTION = ("epe", "bad_1", "d1_all")
 
 
-def save_previews(
-    folder: Path, batch: StereoBatch, predictions: Sequence[np.ndarray | Tensor] | Tensor, max_samples: int | None = None
-) -> list[Path]:
-    """Write `folder/{index:02d}_{data set}_{key}.png` for the first samples; the paths, in order. The folder is created.
+def save_previews(folder: Path, samples: Sequence[tuple[str, StereoSample]], predict: Callable[[StereoSample], np.ndarray]) -> list[Path]:
+    """Write `folder/{index:02d}_{data set}_{key}.png` for every (data set, sample); the paths, in order. The folder is created.
 
-    predictions: one (H, W) disparity in pixels per sample. A picture holds left | right | numbers over truth | prediction | error, truth
-    and prediction in one scale of colours. Survives whatever is in there: no valid pixel, NaN everywhere, keys with slashes.
-    Raises OSError where it cannot write.
+    predict: a sample to its (H, W) disparity in pixels. Survives whatever is in there: no valid pixel, NaN everywhere, keys with slashes.
+    A disk that takes no pictures ends them with a warning; no run has to stop for that.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for index in range(min(len(batch), len(batch) if max_samples is None else max_samples)):
-        name = f"{index:02d}_{safe_name(batch.datasets[index])}_{safe_name(batch.keys[index])}.png"
-        write_image(folder / name, preview(batch, index, _array(predictions[index])))
-        paths.append(folder / name)
+    paths: list[Path] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for index, (dataset, sample) in enumerate(samples):
+            path = folder / f"{index:02d}_{safe_name(dataset)}_{safe_name(sample.key)}.png"
+            write_image(path, preview(dataset, sample, predict(sample)))
+            paths.append(path)
+    except OSError as error:
+        log.warning("%s: pictures cannot be written (%s); the run goes on", folder, error.strerror or error)
     return paths
 
 
-def preview(batch: StereoBatch, index: int, prediction: np.ndarray) -> np.ndarray:
-    """The picture of one sample, uint8 RGB, three cells wide and two high."""
-    disparity, valid = _array(batch.disparity[index]), batch.valid[index].cpu().numpy()
-    known = disparity[valid & np.isfinite(disparity)]
-    guess = prediction[np.isfinite(prediction)]
+def preview(dataset: str, sample: StereoSample, prediction: np.ndarray) -> np.ndarray:
+    """left | right | numbers over truth | prediction | error, truth and prediction in one scale of colours; uint8 RGB."""
+    disparity, valid = sample.disparity, sample.valid
+    known, guess = disparity[valid & np.isfinite(disparity)], prediction[np.isfinite(prediction)]
     top = float(np.max(known if known.size else guess, initial=0)) or None
+    height, width = disparity.shape
     cells = [
-        _image(batch.left[index]),
-        _image(batch.right[index]),
-        caption(disparity.shape[0], disparity.shape[1], _numbers(batch, index, prediction, disparity, valid)),
+        sample.left,
+        sample.right,
+        caption(height, width, _numbers(dataset, sample, prediction)),
         colorize_disparity(disparity, valid, top),
         colorize_disparity(prediction, None, top),
         colorize_error(prediction, disparity, valid),
@@ -57,23 +59,12 @@ def safe_name(text: str, longest: int = 80) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text)[-longest:].strip("._-") or "unnamed"
 
 
-def _numbers(batch: StereoBatch, index: int, prediction: np.ndarray, disparity: np.ndarray, valid: np.ndarray) -> list[str]:
-    arguments = [torch.from_numpy(np.ascontiguousarray(array))[None] for array in (prediction, disparity, valid)]
-    lines = [batch.datasets[index], batch.keys[index][-40:], f"valid {100 * valid.mean():.1f} %"]
+def _numbers(dataset: str, sample: StereoSample, prediction: np.ndarray) -> list[str]:
+    arrays = (prediction.astype(np.float32), sample.disparity, sample.valid)
+    arguments = [torch.from_numpy(np.ascontiguousarray(array))[None] for array in arrays]
+    lines = [dataset, sample.key[-40:], f"valid {100 * sample.valid.mean():.1f} %"]
     for name in CAPTION:
         total, count = METRICS[name](*arguments)
         value = finish(name, total.item(), count.item())
         lines.append(f"{name} {'-' if math.isnan(value) else f'{value:.2f}'}")
     return [line.encode("ascii", "replace").decode() for line in lines]
-
-
-def _array(values: np.ndarray | Tensor) -> np.ndarray:
-    return values.detach().float().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values, np.float32)
-
-
-def _image(image: Tensor) -> np.ndarray:
-    """(3, H, W), uint8 or float in [0, 1] -> uint8 (H, W, 3)."""
-    image = image.detach().cpu()
-    if image.dtype != torch.uint8:
-        image = (255 * image.float().nan_to_num(0.0).clamp(0, 1)).round().to(torch.uint8)
-    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
