@@ -27,7 +27,8 @@ def build_model(config: Mapping[str, Any], *, with_pretrained: bool = True) -> n
     name = params.pop("type", "foundation_stereo")
     if not isinstance(name, str):
         raise UserError(f"model.type: found {name!r}; expected one of {', '.join(MODELS)}")
-    return MODELS[name](with_pretrained, **MODELS.check(name, params, where="model"))
+    checked = MODELS.check(name, params, where="model")
+    return MODELS[name](with_pretrained, **checked)
 
 
 __all__ = ["MODELS", "FoundationStereo", "StereoOutput", "build_model"]

@@ -15,19 +15,20 @@ from torch.utils.checkpoint import checkpoint
 
 @contextmanager
 def statistics_kept(modules: tuple[nn.Module, ...]) -> Iterator[None]:
-    """Batch norms inside `modules` that are in training mode use the batch's statistics and leave their running ones alone.
+    """Batch norms inside `modules` that are in training mode update copies of their running statistics, which are then forgotten.
 
-    The forward pass has updated those already; the recomputation during backward must not do it a second time.
+    The forward pass has updated them already; the recomputation during backward must not do it a second time. Copies, because
+    switching the tracking off would change the set of tensors that autograd saves.
     """
-    norms = [norm for module in modules for norm in module.modules() if isinstance(norm, _BatchNorm)]
-    norms = [norm for norm in norms if norm.training and norm.track_running_stats]
+    norms = [norm for module in modules for norm in module.modules() if isinstance(norm, _BatchNorm) and norm.training]
+    kept = [dict(norm._buffers) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm._buffers.update({name: None if buffer is None else buffer.clone() for name, buffer in norm._buffers.items()})
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, buffers in zip(norms, kept, strict=True):
+            norm._buffers.update(buffers)
 
 
 def checkpointed(function: Callable[..., Any], *args: Any, enabled: bool, modules: tuple[nn.Module, ...] = ()) -> Any:

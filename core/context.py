@@ -24,10 +24,12 @@ class Context(NamedTuple):
 class ChannelAttention(nn.Module):
     """Weights per channel from the global average and the global maximum, both through the same two layers."""
 
+    REDUCED = 8  # whatever the width: fewer units behind one ReLU can all die
+
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.reduce = nn.Conv2d(channels, channels // 16, 1, bias=False)
-        self.expand = nn.Conv2d(channels // 16, channels, 1, bias=False)
+        self.reduce = nn.Conv2d(channels, self.REDUCED, 1, bias=False)
+        self.expand = nn.Conv2d(self.REDUCED, channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         average, highest = x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)

@@ -61,7 +61,7 @@ class FoundationStereo(nn.Module):
         corr_radius: Annotated[int, Field(ge=1, le=16, description="2 r + 1 samples per lookup and level")] = 4,
         corr_groups: Annotated[int, Field(gt=0, description="groups of the group-wise correlation")] = 8,
         n_gru_layers: Annotated[int, Field(ge=1, le=3, description="GRUs: at 1/4; 1/4 and 1/8; 1/4, 1/8 and 1/16")] = 3,
-        hidden_dims: Annotated[list[Width], Field(description="width of each GRU, fine to coarse; all equal, multiples of 16")] = [  # noqa: B006
+        hidden_dims: Annotated[list[Width], Field(description="width of each GRU, fine to coarse; all equal, multiples of 4")] = [  # noqa: B006
             128,
             128,
             128,
@@ -247,8 +247,8 @@ def _check_widths(max_disp: int, hidden_dims: list[int], n_gru_layers: int, volu
         raise UserError(f"model.hidden_dims: {len(hidden_dims)} widths for n_gru_layers {n_gru_layers}; give one per layer, fine to coarse")
     if len(set(hidden_dims)) > 1:
         raise UserError(f"model.hidden_dims: {hidden_dims} differ; the layers share their attention modules, so all widths must be equal")
-    if hidden_dims[0] % 16:
-        raise UserError(f"model.hidden_dims: {hidden_dims[0]} is no multiple of 16, as the attention and the heads need")
+    if hidden_dims[0] % 4:
+        raise UserError(f"model.hidden_dims: {hidden_dims[0]} is no multiple of 4, as the heads and the upsampling need")
     if volume_dim % 4:
         raise UserError(f"model.volume_dim: {volume_dim} is no multiple of 4, the heads of the disparity transformer")
     return hidden_dims[0]

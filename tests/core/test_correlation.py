@@ -1,0 +1,120 @@
+"""Lookups: `alt` against `reg`, both against a plain loop, and the reads at the border worked out by hand."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from core.correlation import Lookup, halve, lookup_channels, sample_line
+
+
+def features(height=3, width=16, channels=8, planes=16, volume=4, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    left, right = (torch.randn(2, channels, height, width, generator=generator, dtype=dtype) for _ in range(2))
+    cost = torch.randn(2, volume, planes, height, width, generator=generator, dtype=dtype)
+    disparity = torch.rand(2, 1, height, width, generator=generator, dtype=dtype) * (width + 8) - 4  # some far outside
+    return left, right, cost, disparity
+
+
+def plain_lookup(left, right, cost, disparity, levels, radius):
+    """The description read aloud: positions, linear interpolation, zero outside, channel order."""
+    left, right = F.normalize(left, dim=1), F.normalize(right, dim=1)
+    pairs = torch.einsum("bchx,bchs->bhxs", left, right)
+    batch, volume, _, height, width = cost.shape
+    out = torch.zeros(batch, lookup_channels(volume=volume, levels=levels, radius=radius), height, width, dtype=left.dtype)
+
+    def read(line, position):
+        low = int(torch.tensor(position).floor())
+        at = [line[i] if 0 <= i < len(line) else 0.0 for i in (low, low + 1)]
+        return at[0] * (1 - (position - low)) + at[1] * (position - low)
+
+    for b in range(batch):
+        for y in range(height):
+            for x in range(width):
+                d, channel = float(disparity[b, 0, y, x]), 0
+                lines = [cost[b, v, :, y, x] for v in range(volume)] + [pairs[b, y, x]]
+                for level in range(levels):
+                    for index, line in enumerate(lines):
+                        centre = (d if index < volume else x - d) / 2**level
+                        for offset in range(-radius, radius + 1):
+                            out[b, channel, y, x] = read(line, centre + offset)
+                            channel += 1
+                    lines = [line[: len(line) // 2 * 2].view(-1, 2).mean(1) for line in lines]
+    return out
+
+
+@pytest.mark.parametrize("implementation", ["reg", "alt"])
+@pytest.mark.parametrize(("levels", "radius"), [(2, 4), (1, 1), (3, 2)])
+def test_lookup_equals_a_plain_loop(implementation, levels, radius):
+    left, right, cost, disparity = features()
+    found = Lookup(left, right, cost, implementation=implementation, levels=levels, radius=radius)(disparity)
+    expected = plain_lookup(left, right, cost, disparity, levels, radius)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("width", [16, 13])
+def test_alt_equals_reg_with_gradients(width):
+    results = []
+    for implementation in ("reg", "alt"):
+        left, right, cost, disparity = features(width=width, dtype=torch.float32)
+        inputs = [tensor.requires_grad_() for tensor in (left, right, cost)]
+        lookup = Lookup(left, right, cost, implementation=implementation, levels=2, radius=4)
+        values = torch.cat([lookup(disparity), lookup(disparity / 2)])
+        weights = torch.linspace(-1, 1, values.numel()).view_as(values)
+        results.append([values.detach(), *torch.autograd.grad((values * weights).sum(), inputs)])
+    for reg, alt in zip(*results, strict=True):
+        torch.testing.assert_close(alt, reg, atol=1e-4, rtol=0)
+
+
+def test_alt_gradient_is_the_numerical_one():
+    left, right, cost, disparity = features(height=1, width=8, channels=3, planes=8, volume=1)
+    left, right = left[:1].requires_grad_(), right[:1].requires_grad_()
+
+    def value(left, right):
+        return Lookup(left, right, cost[:1], implementation="alt", levels=2, radius=1)(disparity[:1])
+
+    assert torch.autograd.gradcheck(value, (left, right))
+
+
+def test_samples_fade_out_at_the_border():
+    line = torch.tensor([2.0, 4.0, 6.0]).view(1, 1, 3, 1, 1)
+    for position, expected in ((0.0, 2.0), (0.5, 3.0), (-0.5, 1.0), (-1.0, 0.0), (2.25, 4.5), (3.0, 0.0), (-7.0, 0.0), (1e6, 0.0)):
+        found = sample_line(line, torch.full((1, 1, 1), position), radius=1)[0, 0, 1, 0, 0]
+        assert found == expected, position
+
+
+def test_halving_takes_pairs_and_drops_an_odd_one():
+    line = torch.tensor([1.0, 3.0, 5.0, 9.0, 100.0]).view(1, 1, 5, 1, 1)
+    assert halve(line).flatten().tolist() == [2.0, 7.0]
+
+
+def test_alt_keeps_no_volume_of_all_pairs():
+    """Bytes kept for backward by one lookup: more than linear in the width for reg, linear for alt."""
+
+    def kept(implementation, width):
+        left, right, cost, disparity = features(height=2, width=width, volume=1, planes=8, dtype=torch.float32)
+        left.requires_grad_()
+        seen = {}
+
+        def pack(tensor):
+            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            lookup = Lookup(left, right, cost, implementation=implementation, levels=2, radius=4)
+            lookup(disparity)
+            held = sum(seen.values())
+        stored = sum(level.nbytes for level in lookup.pairs.pyramid) if implementation == "reg" else 0
+        return held + stored
+
+    assert kept("alt", 256) < 2.1 * kept("alt", 128)
+    assert kept("reg", 256) > 2.5 * kept("reg", 128)
+
+
+@pytest.mark.parametrize("implementation", ["reg", "alt"])
+def test_lookup_stays_float32_under_autocast(implementation):
+    left, right, cost, disparity = features(dtype=torch.float32)
+    plain = Lookup(left, right, cost, implementation=implementation, levels=2, radius=4)(disparity)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = Lookup(left, right, cost, implementation=implementation, levels=2, radius=4)(disparity)
+    assert cast.dtype == torch.float32
+    torch.testing.assert_close(cast, plain, atol=0, rtol=0)

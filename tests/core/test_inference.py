@@ -1,0 +1,87 @@
+"""`infer`: any size, what it refuses, padding by hand, and the coarse-to-fine pass."""
+
+import numpy as np
+import pytest
+import torch
+
+from core.inference import pad, padding_to, predict, predict_hierarchical, unpad
+from tests.core.networks import tiny
+from utils.errors import UserError
+
+
+def pair(height=50, width=70, seed=0):
+    generator = np.random.default_rng(seed)
+    scene = generator.integers(0, 256, (height, width + 6, 3), dtype=np.uint8)
+    return scene[:, :-6], scene[:, 6:]
+
+
+@pytest.mark.parametrize(("size", "box"), [((64, 96), (0, 0, 0, 0)), ((50, 70), (13, 13, 7, 7)), ((63, 95), (0, 1, 0, 1))])
+def test_padding_is_even_and_comes_off_again(size, box):
+    assert padding_to(32, *size) == box
+    image = torch.rand(1, 3, *size)
+    padded = pad(image, box)
+    assert padded.shape[-2] % 32 == padded.shape[-1] % 32 == 0
+    assert torch.equal(unpad(padded, box), image)
+    assert torch.equal(padded[..., 0, 0], image[..., 0, 0])  # border pixels repeated
+
+
+@pytest.mark.parametrize("hierarchical", [False, True])
+@pytest.mark.parametrize("size", [(50, 70), (64, 96), (33, 31), (5, 7)])
+def test_any_size_gives_a_map_of_that_size(size, hierarchical):
+    disparity = tiny().infer(*pair(*size), iters=1, hierarchical=hierarchical)
+    assert disparity.shape == size and disparity.dtype == np.float32
+    assert np.isfinite(disparity).all() and (disparity >= 0).all()
+
+
+def test_arrays_and_tensors_are_the_same_to_it():
+    model = tiny().eval()
+    left, right = pair()
+    tensors = [torch.from_numpy(view.transpose(2, 0, 1).copy()) for view in (left, right)]
+    expected = model.infer(left, right)
+    np.testing.assert_array_equal(model.infer(*tensors), expected)
+    with torch.no_grad():
+        direct = predict(model, *(view[None].float() / 255 for view in tensors))
+    np.testing.assert_array_equal(direct[0].clamp(min=0).numpy(), expected)
+
+
+def test_hierarchical_with_a_multiple_of_32_starts_from_the_coarse_pass():
+    """By hand, for a size without padding, where the published oddity adds nothing."""
+    model = tiny().eval()
+    left, right = (torch.rand(1, 3, 64, 128, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    with torch.no_grad():
+        found = predict_hierarchical(model, left, right, iters=2)
+        small = [torch.nn.functional.interpolate(view, scale_factor=0.5, mode="bilinear") for view in (left, right)]
+        coarse = model(*small, iters=2).disparity[:, None]
+        start = 2 * torch.nn.functional.interpolate(coarse, size=(64, 128), mode="bilinear", align_corners=True).clamp(min=0)
+        start = torch.nn.functional.interpolate(start, size=(16, 32), mode="bilinear", align_corners=True) / 4
+        expected = model(left, right, iters=2, init=start).disparity
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_is_restored_and_nothing_is_learned(training):
+    model = tiny().train(training)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model.infer(*pair())
+    with pytest.raises(UserError):
+        model.infer(*pair(), iters=0)
+    assert model.training is training
+    assert model.hourglass.training is training
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda left, right: (left.astype(np.float32) / 255, right), "left has dtype float32; expected NumPy uint8"),
+        (lambda left, right: (left, right[:, :-2]), "different sizes, 70 x 50 and 68 x 50"),
+        (lambda left, right: (left[..., 0], right), r"left has shape \(50, 70\); expected NumPy uint8 \(H, W, 3\)"),
+        (lambda left, right: (left, right.transpose(2, 0, 1)), r"right has shape \(3, 50, 70\)"),
+        (lambda left, right: (left, torch.from_numpy(right.copy())), r"right has shape \(50, 70, 3\); expected torch uint8 \(3, H, W\)"),
+        (lambda left, right: ("left.png", right), "left is a str"),
+        (lambda left, right: (left[:0], right[:0]), "left has shape"),
+    ],
+)
+def test_what_is_no_pair_is_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        tiny().infer(*change(*pair()))
