@@ -1,6 +1,6 @@
 """Networks: tensors in, disparity out. Knows no data set, no run and no command line; one file per part of a network.
 
-`build_model` is the way in from a configuration; what networks return is `StereoOutput`.
+`build_model` is the way in from a configuration, `load_model` from a file; what networks return is `StereoOutput`.
 """
 
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from torch import nn
 
 from core.foundation_stereo import FoundationStereo
 from core.output import StereoOutput
+from core.weight_files import load_model
 from utils.errors import UserError
 from utils.registry import Registry
 
@@ -31,4 +32,4 @@ def build_model(config: Mapping[str, Any], *, with_pretrained: bool = True) -> n
     return MODELS[name](with_pretrained, **checked)
 
 
-__all__ = ["MODELS", "FoundationStereo", "StereoOutput", "build_model"]
+__all__ = ["MODELS", "FoundationStereo", "StereoOutput", "build_model", "load_model"]

@@ -4,7 +4,7 @@ Where pretrained weights come from is in `pretrained.py`.
 """
 
 from math import ceil
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -117,7 +117,10 @@ class DepthDecoder(nn.Module):
 
 
 class MonocularBranch(nn.Module):
-    """DINOv2 and the depth decoder. Parts named in `frozen` run without a graph and in evaluation mode, and cost no activation memory."""
+    """DINOv2, as timm builds it, and the depth decoder.
+
+    Parts named in `frozen` run without a graph and in evaluation mode, and cost no activation memory.
+    """
 
     def __init__(self, size: str) -> None:
         super().__init__()
@@ -125,7 +128,7 @@ class MonocularBranch(nn.Module):
         self.size = size
         self.layers = settings.layers
         self.width = settings.fusion // 2
-        self.vit = timm.create_model(settings.name, pretrained=False, num_classes=0, img_size=PATCH * TABLE)
+        self.vit: Any = timm.create_model(settings.name, pretrained=False, num_classes=0, img_size=PATCH * TABLE)
         self.decoder = DepthDecoder(dim=settings.dim, widths=settings.widths, fusion=settings.fusion)
         self.frozen: frozenset[str] = frozenset()
         self.gradient_checkpointing = False
@@ -185,7 +188,7 @@ class MonocularBranch(nn.Module):
         return torch.cat([table[:, :1], patches.flatten(2).transpose(1, 2).to(table.dtype)], 1)
 
 
-def make_cnn(name: str) -> tuple[nn.Module, list[int]]:
+def make_cnn(name: str) -> tuple[Any, list[int]]:
     """A timm network cut down to its feature maps of strides 4, 8, 16 and 32; classifier and all that follows the last map are absent.
 
     Returns it and the indices of those maps, by which timm builds it again.
@@ -193,7 +196,7 @@ def make_cnn(name: str) -> tuple[nn.Module, list[int]]:
     if name not in timm.list_models():
         raise UserError(f"model.cnn: timm has no network '{name}'{did_you_mean(name, timm.list_models())[:200]}")
     try:
-        cnn = timm.create_model(name, pretrained=False, features_only=True)
+        cnn: Any = timm.create_model(name, pretrained=False, features_only=True)
         strides = cnn.feature_info.reduction()
         indices = [index for index, stride in enumerate(strides) if stride in STRIDES]
         if strides != STRIDES and [strides[index] for index in indices] == STRIDES:

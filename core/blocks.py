@@ -3,7 +3,6 @@
 Nothing here knows about disparity; a layer used in one place only lives in that place.
 """
 
-from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
@@ -18,7 +17,7 @@ BATCH = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 INSTANCE = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
 
-def float32_island(tensor: Tensor) -> AbstractContextManager[None]:
+def float32_island(tensor: Tensor) -> torch.autocast:
     """Autocast off on the device of `tensor`: for arithmetic whose numbers need float32. Convert the inputs with `at_least_float32`."""
     return torch.autocast(tensor.device.type, enabled=False)
 

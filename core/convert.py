@@ -227,7 +227,7 @@ def from_nvidia(state: Mapping[str, Tensor]) -> tuple[State, State]:
     missing: list[str] = []
     wrong: list[str] = []
     for key, shape in _our_shapes(vit_size).items():
-        names = their_names(key)
+        names = list(their_names(key))
         aliases = [other for name in names if (other := alias(name))]
         used.update(names, aliases)
         absent = [name for name in (*names, *aliases) if name not in state]
@@ -247,7 +247,7 @@ def from_nvidia(state: Mapping[str, Tensor]) -> tuple[State, State]:
             wrong.append(_wrong(name, shapes[name], shape))
         else:
             carried[name] = state[name]
-    _refuse(missing, [name for name in state if name not in used], wrong)
+    refuse(missing, [name for name in state if name not in used], wrong)
     return ours, carried
 
 
@@ -261,7 +261,7 @@ def to_nvidia(ours: Mapping[str, Tensor], carried: Mapping[str, Tensor] | None =
     expected = _our_shapes(vit_size)
     shapes = {key: tuple(value.shape) for key, value in ours.items()}
     wrong = [_wrong(key, shapes[key], shape) for key, shape in expected.items() if key in shapes and shapes[key] != shape]
-    _refuse([key for key in expected if key not in ours], [key for key in ours if key not in expected], wrong)
+    refuse([key for key in expected if key not in ours], [key for key in ours if key not in expected], wrong)
     state = rename(ours)
     unread = unread_shapes(vit_size)
     if carried is None:
@@ -269,7 +269,7 @@ def to_nvidia(ours: Mapping[str, Tensor], carried: Mapping[str, Tensor] | None =
         carried = {name: torch.zeros(shape, dtype=whole if name.endswith("tracked") else None) for name, shape in unread.items()}
     shapes = {name: tuple(value.shape) for name, value in carried.items()}
     wrong = [_wrong(name, shapes[name], shape) for name, shape in unread.items() if name in shapes and shapes[name] != shape]
-    _refuse([name for name in unread if name not in carried], [name for name in carried if name not in unread], wrong)
+    refuse([name for name in unread if name not in carried], [name for name in carried if name not in unread], wrong)
     return state | dict(carried)
 
 
@@ -289,12 +289,12 @@ def _wrong(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> str:
     return f"{name} is {list(found)}, expected {list(expected)}"
 
 
-def _refuse(missing: list[str], left_over: list[str], wrong: list[str]) -> None:
-    """One line with all of it, each kind cut after a few names."""
+def refuse(missing: list[str], left_over: list[str], wrong: list[str], what: str = "state dict") -> None:
+    """`UserError` in one line with all of it, each kind cut after a few names; nothing when all are empty."""
     parts = [
-        f"{len(names)} {what}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
-        for what, names in (("missing", missing), ("left over", left_over), ("wrong", wrong))
+        f"{len(names)} {kind}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+        for kind, names in (("missing", missing), ("left over", left_over), ("wrong", wrong))
         if names
     ]
     if parts:
-        raise UserError(f"state dict does not fit FoundationStereo; {'; '.join(parts)}")
+        raise UserError(f"{what} does not fit the network; {'; '.join(parts)}")

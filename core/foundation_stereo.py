@@ -3,6 +3,7 @@
 The parts live in the files they are imported from; pretrained weights of the backbone in `pretrained.py`, inference in `inference.py`.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -15,8 +16,9 @@ from core import inference
 from core.backbone import Backbone
 from core.checkpointing import checkpointed
 from core.context import ContextNetwork
-from core.correlation import Lookup, lookup_channels
+from core.correlation import Implementation, Lookup, lookup_channels
 from core.cost_volume import CostVolume, DisparityClassifier
+from core.disparity_transformer import Axis
 from core.hourglass import Hourglass
 from core.output import StereoOutput
 from core.pretrained import freeze_request, load_pretrained
@@ -38,6 +40,8 @@ class FoundationStereo(nn.Module):
     concatenation part of the volume and the classifier follow `volume_dim`.
     """
 
+    mean: Tensor
+    std: Tensor
     multiple = 32  # H and W are multiples of this: the 1/4 volume is halved three times
 
     def __init__(
@@ -55,25 +59,25 @@ class FoundationStereo(nn.Module):
         ] = "vits",
         cnn: Annotated[str, Field(description="timm network with feature maps of strides 4, 8, 16 and 32")] = "edgenext_small",
         correlation_implementation: Annotated[
-            Literal["reg", "alt"], Field(description="reg stores the correlation of all pairs; alt computes what is looked up")
+            Implementation, Field(description="reg stores the correlation of all pairs; alt computes what is looked up")
         ] = "alt",
         corr_levels: Annotated[int, Field(ge=1, le=4, description="levels of the lookup pyramid")] = 2,
         corr_radius: Annotated[int, Field(ge=1, le=16, description="2 r + 1 samples per lookup and level")] = 4,
         corr_groups: Annotated[int, Field(gt=0, description="groups of the group-wise correlation")] = 8,
         n_gru_layers: Annotated[int, Field(ge=1, le=3, description="GRUs: at 1/4; 1/4 and 1/8; 1/4, 1/8 and 1/16")] = 3,
-        hidden_dims: Annotated[list[Width], Field(description="width of each GRU, fine to coarse; all equal, multiples of 4")] = [  # noqa: B006
+        hidden_dims: Annotated[Sequence[Width], Field(description="width of each GRU, fine to coarse; all equal, multiples of 4")] = (
             128,
             128,
             128,
-        ],
+        ),
         volume_dim: Annotated[int, Field(ge=4, description="channels of the cost volume; multiple of 4")] = 28,
         context_dims: Annotated[
-            list[Width], Field(min_length=3, max_length=3, description="context network at full, half and quarter resolution")
-        ] = [64, 96, 128],  # noqa: B006
+            Sequence[Width], Field(min_length=3, max_length=3, description="context network at full, half and quarter resolution")
+        ] = (64, 96, 128),
         train_iters: Annotated[int, Field(ge=1, description="refinement iterations in training")] = 22,
         valid_iters: Annotated[int, Field(ge=1, description="refinement iterations in evaluation")] = 32,
         disparity_attention: Annotated[
-            Literal["tokens", "heads"], Field(description="axis of the disparity transformer; heads: as the public code since June 2025")
+            Axis, Field(description="axis of the disparity transformer; heads: as the public code since June 2025")
         ] = "tokens",
         dropout: Annotated[float, Field(ge=0, lt=1, description="in the disparity transformer")] = 0.1,
         pretrained_backbone: Annotated[
@@ -93,7 +97,8 @@ class FoundationStereo(nn.Module):
         hidden = _check_widths(max_disp, hidden_dims, n_gru_layers, volume_dim)
         self.max_disp = max_disp
         self.train_iters, self.valid_iters = train_iters, valid_iters
-        self.correlation_implementation, self.corr_levels, self.corr_radius = correlation_implementation, corr_levels, corr_radius
+        self.correlation_implementation: Implementation = correlation_implementation
+        self.corr_levels, self.corr_radius = corr_levels, corr_radius
         self.sync_batchnorm = sync_batchnorm
         self.batch_norm: BatchNormPolicy = batch_norm
 
@@ -238,7 +243,7 @@ def _nearest(width: int, height: int) -> str:
     return f"nearest sizes that are: {down[0]} x {down[1]}, {up[0]} x {up[1]}"
 
 
-def _check_widths(max_disp: int, hidden_dims: list[int], n_gru_layers: int, volume_dim: int) -> int:
+def _check_widths(max_disp: int, hidden_dims: Sequence[int], n_gru_layers: int, volume_dim: int) -> int:
     """The width of the hidden states, after checks that involve more than one key or more than a range."""
     if max_disp % 32:
         below = max(32, max_disp // 32 * 32)
@@ -246,7 +251,9 @@ def _check_widths(max_disp: int, hidden_dims: list[int], n_gru_layers: int, volu
     if len(hidden_dims) < n_gru_layers:
         raise UserError(f"model.hidden_dims: {len(hidden_dims)} widths for n_gru_layers {n_gru_layers}; give one per layer, fine to coarse")
     if len(set(hidden_dims)) > 1:
-        raise UserError(f"model.hidden_dims: {hidden_dims} differ; the layers share their attention modules, so all widths must be equal")
+        raise UserError(
+            f"model.hidden_dims: {list(hidden_dims)} differ; the layers share their attention modules, so all widths must be equal"
+        )
     if hidden_dims[0] % 4:
         raise UserError(f"model.hidden_dims: {hidden_dims[0]} is no multiple of 4, as the heads and the upsampling need")
     if volume_dim % 4:

@@ -4,13 +4,13 @@ Whole checkpoints are translated in `convert.py`.
 """
 
 from pathlib import Path
-from pickle import UnpicklingError
+from typing import Any
 
 import timm
-import torch
 from torch import Tensor, nn
 
 from core.backbone import VITS, Backbone, MonocularBranch
+from core.weight_files import read_file
 from utils.errors import UserError
 
 KEY = "model.pretrained_backbone"
@@ -74,7 +74,7 @@ def _from_timm(backbone: Backbone) -> dict[str, str]:
     return loaded
 
 
-def _copy_from_hub(module: nn.Module, name: str, **options: object) -> str:
+def _copy_from_hub(module: nn.Module, name: str, **options: Any) -> str:
     try:
         source = timm.create_model(name, pretrained=True, **options)
     except Exception as error:  # the hub's client raises a dozen kinds, from refused connections to missing files
@@ -112,19 +112,8 @@ def _read(source: str) -> dict[str, Tensor]:
     path = Path(source)
     if not path.is_file():
         raise UserError(f"{KEY}: no file {source}; give none, timm, or the path of a DINOv2 or Depth Anything V2 weight file")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise UserError(f"{source}: not a readable safetensors file ({error})") from None
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise UserError(f"{source}: not a readable weight file ({' '.join(str(error).split())[:120]})") from None
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+    state = read_file(path)
+    if not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{source}: no state dict; expected a weight file of DINOv2 or Depth Anything V2")
     return state
 

@@ -1,0 +1,126 @@
+"""Whole networks from files: our checkpoints, the published ones, plain state dicts, safetensors. Reading runs no code from a file.
+
+The table between the published names and ours is in `convert.py`; files that fill the backbone alone are read in `pretrained.py`.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, NamedTuple
+from zipfile import BadZipFile
+
+import torch
+from torch import Tensor, nn
+
+from core.convert import State, from_nvidia, published_config, refuse
+from utils.errors import UserError
+
+WHOLE_NUMBERS = ("max_disp", "train_iters", "valid_iters", "corr_levels", "corr_radius", "n_gru_layers")  # what is read of cfg.yaml
+
+
+class Weights(NamedTuple):
+    """A file's content in our names. config: the "model" section; carried: published entries that our network has no place for."""
+
+    config: dict[str, Any]
+    state: State
+    carried: State
+    published: bool
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Content of a .pth, .pt or .safetensors file on the CPU; metadata of the latter as "model_config". `UserError` if unreadable."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected weights as .pth, .pt or .safetensors")
+    try:
+        if path.suffix == ".safetensors":
+            return _read_safetensors(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, BadZipFile, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{path}: not a readable weight file, damaged or with more in it than tensors ({reason})") from None
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{path}: found a {type(content).__name__}, no state dict; expected a weight file")
+    return content
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dictionary
+            config = (file.metadata() or {}).get("model_config")
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error})") from None
+    return {"model": state, "model_config": json.loads(config)} if config else state
+
+
+def read_weights(path: Path) -> Weights:
+    """A FoundationStereo from any of the known kinds of file, under our names.
+
+    Raises `UserError` when the file cannot be read, is of another network, or does not hold exactly the entries it should.
+    """
+    content = read_file(path)
+    state = content.get("model", content)
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path}: no state dict in it; expected one by itself or under the key 'model'")
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    config = content.get("model_config")
+    if isinstance(config, Mapping):
+        return Weights(dict(config), state, dict(content.get("carried", {})), published=False)
+    if any(key.startswith("backbone.") for key in state):
+        raise UserError(f"{path}: a state dict of ours without its configuration; pass the checkpoint, which holds both")
+    try:
+        ours, carried = from_nvidia(state)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    vit = ours["backbone.monocular.vit.cls_token"].shape[-1]
+    size = {384: "vits", 768: "vitb", 1024: "vitl"}[vit]
+    return Weights(published_config(size) | read_cfg(path.with_name("cfg.yaml"), size), ours, carried, published=True)
+
+
+def read_cfg(path: Path, vit_size: str) -> dict[str, Any]:
+    """What the network needs of the `cfg.yaml` that lies beside published weights; nothing where there is none.
+
+    The file is flat, so lines `key: value` are read and the rest is left; no YAML object can come out of it.
+    """
+    if not path.is_file():
+        return {}
+    pairs = re.findall(r"^(\w+):[ \t]*([^\s#]+)", path.read_text(encoding="utf-8", errors="replace"), flags=re.MULTILINE)
+    found = {key: value.strip("'\"") for key, value in pairs}
+    if found.get("vit_size", vit_size) != vit_size:
+        raise UserError(f"{path}: vit_size is {found['vit_size']}, but the weights beside it are {vit_size}; they do not belong together")
+    wrong = [f"{key}: {found[key]}" for key in WHOLE_NUMBERS if not found.get(key, "1").isdigit()]
+    if wrong:
+        raise UserError(f"{path}: {', '.join(wrong)}; expected a whole number")
+    return {key: int(found[key]) for key in WHOLE_NUMBERS if key in found}
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Strict; `UserError` that begins with `where` and lists what is missing, left over or of another shape."""
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in state.items()}
+    wrong = [
+        f"{key} is {list(found[key])}, expected {list(expected[key])}" for key in expected if found.get(key, expected[key]) != expected[key]
+    ]
+    refuse([key for key in expected if key not in found], [key for key in found if key not in expected], wrong, f"{where}: state dict")
+    model.load_state_dict(dict(state))
+
+
+def load_model(path: Path | str, changes: Mapping[str, Any] | None = None) -> nn.Module:
+    """The network of a file, in evaluation mode.
+
+    changes: keys of the "model" section that are to differ from the file's, e.g. `{"disparity_attention": "heads"}`.
+    The monocular branch of published weights is frozen, as it was in their training, unless `freeze_backbone` is changed to false.
+    """
+    from core import build_model  # this module is below the registry
+
+    weights = read_weights(Path(path))
+    config = weights.config | dict(changes or {})
+    model = build_model(config, with_pretrained=False)
+    load_state(model, weights.state, str(path))
+    if weights.published and config.get("freeze_backbone") is not False:
+        model.freeze_backbone_()  # pyright: ignore[reportCallIssue]
+    return model.eval()
