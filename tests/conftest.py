@@ -3,9 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
+
+# Networks of the tests are too small to gain from threads, and on a busy machine every parallel region waits for the slowest of them.
+torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -205,7 +205,7 @@ class TrainLoader:
             worker_init_fn=start_worker,
             generator=torch.Generator(),  # its own, so that starting a loader draws nothing from the network's stream
         )
-        self._batches: Iterator[StereoBatch] | None = None
+        self._batches: Iterator[StereoBatch] | None = iter(self._loader)  # workers start now, before there are threads not to be forked
 
     def batches(self, step: int) -> Iterator[StereoBatch]:
         """The micro-batches of `step`, which must be asked for in order. Raises UserError when too many samples are broken."""
@@ -213,8 +213,7 @@ class TrainLoader:
         self._step += 1
         for _ in range(self._accumulate):
             start = time.perf_counter()
-            if self._batches is None:
-                self._batches = iter(self._loader)
+            assert self._batches is not None, "the loader is closed"
             batch = next(self._batches)
             self.wait_s += time.perf_counter() - start
             self.broken += batch.broken

@@ -5,7 +5,11 @@ What a run is made of, and how it is built or continued, is in `run`.
 
 import logging
 import math
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -35,12 +39,12 @@ def train(run: Run) -> None:
         log.info("nothing to do: step %d of %d is reached; raise --num_iterations to go on", run.first_step, total)
     elif len(run.held) and config.validation.at_start and run.first_step == 0:
         report_validation(run, 0)
-    bar = tqdm(
-        total=total, initial=run.first_step, disable=not run.accelerator.is_main_process, unit="step", mininterval=1.0, dynamic_ncols=True
-    )
+    watched = run.accelerator.is_main_process and sys.stderr.isatty()  # elsewhere log lines say the same
+    bar = tqdm(total=total, initial=run.first_step, disable=not watched, unit="step", mininterval=1.0, dynamic_ncols=True)
     pace = Pace(run)
     for step in range(run.first_step, total):
-        update(run, step)
+        with pace.step():
+            update(run, step)
         done = step + 1
         bar.update()
         pace.show(bar)
@@ -106,41 +110,49 @@ def apply_update(run: Run, norm: Tensor, step: int, keys: list[str]) -> None:
 
 
 class Pace:
-    """Samples per second and time waited for data since the last report; what the progress bar shows in between."""
+    """How fast the updates are, without what happens between them, and what the progress bar shows."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._shown = 0.0
-        self.reset()
+        self._reset()
 
-    def reset(self) -> None:
-        self._start, self._steps = time.perf_counter(), 0
+    def _reset(self) -> None:
+        self._seconds, self._steps = 0.0, 0
         self._run.loader.wait_s = 0.0
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._seconds += time.perf_counter() - start
+        self._steps += 1
+
+    @property
+    def samples_per_s(self) -> float:
+        return self._steps * self._run.samples_per_step / max(self._seconds, 1e-9)
 
     def show(self, bar: tqdm) -> None:
         """Once a second at most: reading the loss waits for the device."""
-        self._steps += 1
         now = time.perf_counter()
         if bar.disable or now - self._shown < 1.0:
             return
         self._shown = now
-        losses, errors = self._run.means.peek(), self._run.metrics.reduce()
-        rate = self._steps * self._run.samples_per_step / max(now - self._start, 1e-9)
+        loss, error = self._run.means.peek().get("loss", math.nan), self._run.metrics.reduce()["epe"]
         lr = self._run.schedule.get_last_lr()[0]
-        bar.set_postfix_str(f"loss {losses.get('loss', math.nan):.3f}, EPE {errors['epe']:.2f} px, lr {lr:.1e}, {rate:.1f} samples/s")
+        bar.set_postfix_str(f"loss {loss:.3f}, EPE {error:.2f} px, lr {lr:.1e}, {self.samples_per_s:.1f} samples/s")
 
-    def measure(self) -> dict[str, float]:
-        elapsed = max(time.perf_counter() - self._start, 1e-9)
-        return {
-            "samples_per_s": self._steps * self._run.samples_per_step / elapsed,
-            "data_wait_s": self._run.loader.wait_s / max(self._steps, 1),
-            "data_wait_share": self._run.loader.wait_s / elapsed,
-        }
+    def take(self) -> dict[str, float]:
+        """What was measured since the last call."""
+        wait, seconds, steps = self._run.loader.wait_s, max(self._seconds, 1e-9), max(self._steps, 1)
+        found = {"samples_per_s": self.samples_per_s, "step_s": seconds / steps, "data_wait_s": wait / steps}
+        self._reset()
+        return found | {"data_wait_share": wait / seconds}
 
 
 def report_training(run: Run, done: int, pace: Pace) -> None:
     """Means since the last report, over all processes."""
-    speed = pace.measure()
+    speed = pace.take()
     losses = run.means.reduce(run.sum_over_processes)
     errors = run.metrics.reduce(run.sum_over_processes)
     run.metrics.reset()
@@ -151,11 +163,11 @@ def report_training(run: Run, done: int, pace: Pace) -> None:
     )
     run.tracker.log(record, done)
     log.info(
-        "step %d/%d: loss %.4f, EPE %.3f px, bad-1 %.1f %%, lr %.2e, %.2f samples/s, waited %.1f %% for data, %.1f GiB%s",
+        "step %d/%d: loss %.4f, EPE %.3f px, bad-1 %.1f %%, lr %.2e, %.2f samples/s, waited %.1f %% for data, %.1f GiB, %s left%s",
         done, run.options.num_iterations, losses.get("loss", math.nan), errors["epe"], errors["bad_1"], rates["lr"],
-        speed["samples_per_s"], 100 * speed["data_wait_share"], record["memory_gib"], f", {run.skipped} skipped" if run.skipped else "",
+        speed["samples_per_s"], 100 * speed["data_wait_share"], record["memory_gib"],
+        timedelta(seconds=round((run.options.num_iterations - done) * speed["step_s"])), f", {run.skipped} skipped" if run.skipped else "",
     )  # fmt: skip
-    pace.reset()
 
 
 def report_validation(run: Run, done: int) -> None:

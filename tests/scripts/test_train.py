@@ -1,0 +1,244 @@
+"""The training command as users meet it: what it writes, how it continues, what it says to bad input."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from tests.fsd_layout import write_pair
+from tests.scripts.tiny import QUICK, ROOT, TINY, assert_same, weights
+from train.trackers import read_metrics
+
+FEW = [*QUICK, "--config"]
+
+
+def test_help_answers_at_once():
+    best = min(_seconds([sys.executable, str(ROOT / "scripts" / "train.py"), "--help"]) for _ in range(3))
+    assert best < 1.0
+
+
+def _seconds(command):
+    start = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
+def test_options_are_exactly_the_documented_ones_with_their_defaults():
+    from scripts.train import main
+
+    found = {option.opts[0]: option.default for option in main.params}
+    documented = {
+        "--config": "configs/train/stereo_v1.json", "--batch_size_forward": 4, "--gradient_accumulation_steps": 1,
+        "--enable_gradient_checkpointing": True, "--enable_mixed_precision": False, "--enable_ema": True, "--num_iterations": 100_000,
+        "--save_every": 5000, "--log_every": 500, "--vis_every": 0, "--enable_mlflow": True, "--seed": 0,
+    }  # fmt: skip
+    assert {name: found[name] for name in documented} == documented
+    assert str(found["--workspace"]) == "workspace/stereo_train"
+    assert set(found) == {*documented, "--workspace", "--checkpoint", "--precision", "--set", "--overfit", "--dry_run"}
+
+
+def test_a_run_leaves_checkpoints_configuration_metrics_and_previews(train, tiny, tmp_path):
+    held = ["--set", "validation.every=2", "--set", "validation.max_samples=2", "--set", "validation.fraction=0.3"]
+    outcome = train(*FEW, tiny, "--workspace", "run", "--vis_every", 2, *held)
+    assert outcome.code == 0, outcome.output
+    run = tmp_path / "run"
+    names = {path.name for path in (run / "checkpoint").iterdir()}
+    assert names == {f"{step:08d}{part}.pt" for step in (2, 4) for part in ("", "_optimizer", "_ema")} | {"latest.pt"}
+    for name in names:
+        torch.load(run / "checkpoint" / name, weights_only=True)
+    effective = json.loads((run / "config.json").read_text())
+    assert effective["optimizer"]["type"] == "AdamW" and effective["model"]["corr_radius"] == 4
+    assert torch.load(run / "checkpoint" / "00000004_optimizer.pt", weights_only=True)["config"] == effective
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    merged = {key: value for line in lines for key, value in line.items()}
+    expected = {"train/loss", "train/sequence", "train/epe", "train/made/epe", "train/grad_norm", "lr", "samples_per_s", "data_wait_s"}
+    assert expected | {"memory_gib", "val/epe", "val/made/d1_all", "val/epe_constant"} <= merged.keys()
+    assert [line["step"] for line in lines if "val/epe" in line] == [0, 2, 4]
+    assert len(list((run / "vis" / "step_00000004").glob("*.png"))) == 2
+
+
+def test_toml_is_accepted_and_kept(train, tmp_path):
+    from utils.files import format_config
+
+    (tmp_path / "run.toml").write_text(format_config(TINY, ".toml"))
+    assert train(*FEW, "run.toml", "--workspace", "run").code == 0
+    again = train(*FEW, "run/config.toml", "--workspace", "again")
+    assert again.code == 0, again.output
+    assert_same(weights(tmp_path / "run", 4), weights(tmp_path / "again", 4))
+
+
+# bf16 takes few steps: processors without instructions for it emulate them.
+@pytest.mark.parametrize(("precision", "accumulate", "steps"), [("fp32", 1, 4), ("fp32", 2, 4), ("bf16", 1, 2)])
+def test_resume_is_exact(train, tiny, tmp_path, precision, accumulate, steps):
+    half = steps // 2
+    common = [*FEW, tiny, "--precision", precision, "--gradient_accumulation_steps", accumulate, "--num_iterations", steps]
+    common += ["--save_every", half, "--log_every", half, "--set", "data.image_sizes=[[64, 64]]"]
+    assert train(*common, "--workspace", "whole").code == 0
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    for path in (tmp_path / "parts" / "checkpoint").glob(f"{steps:08d}*"):
+        path.unlink()
+    for workspace, spec in (("parts", half), ("elsewhere", tmp_path / "whole" / "checkpoint" / f"{half:08d}.pt")):
+        outcome = train(*common, "--workspace", workspace, "--checkpoint", spec)
+        assert outcome.code == 0, outcome.output
+        for part in ("", "_ema"):
+            assert_same(weights(tmp_path / "whole", steps, part), weights(tmp_path / workspace, steps, part))
+    logged = [
+        [{k: v for k, v in line.items() if k.startswith(("train/", "lr"))} for line in read_metrics(tmp_path / name / "metrics.jsonl")]
+        for name in ("whole", "parts")
+    ]
+    assert logged[0] == logged[1] and len(logged[0]) == 2
+
+
+def test_latest_continues_and_starts_where_nothing_is(train, tiny, tmp_path):
+    common = [*FEW, tiny, "--workspace", "run", "--checkpoint", "latest"]
+    assert "starting from step 0" in train(*common).output
+    outcome = train(*common)
+    assert outcome.code == 0 and "nothing to do" in outcome.output
+    outcome = train(*common, "--num_iterations", 6)
+    assert outcome.code == 0 and (tmp_path / "run" / "checkpoint" / "00000006.pt").exists()
+
+
+def test_going_back_sets_later_checkpoints_aside(train, tiny, tmp_path):
+    common = [*FEW, tiny, "--workspace", "run"]
+    assert train(*common).code == 0
+    before = weights(tmp_path / "run", 4)
+    outcome = train(*common, "--checkpoint", 2)
+    assert outcome.code == 0 and "later checkpoints are now in" in outcome.output
+    (aside,) = (tmp_path / "run" / "checkpoint").glob("set_aside_*")
+    assert (aside / "00000004_optimizer.pt").exists()
+    assert_same(before, weights(tmp_path / "run", 4))
+
+
+def test_two_processes_resume_exactly_and_equal_one(launch, tiny, tmp_path):
+    """Batch 1 on two processes is batch 2 on one, to rounding, where nothing depends on the batch: no batch statistics, no dropout."""
+    same = ["--set", "model.batch_norm=frozen_statistics", "--set", "model.dropout=0"]
+    common = ["--config", tiny, "--num_iterations", 3, "--save_every", 2, "--enable_mlflow", "false", *same]
+    one = launch(1, *common, "--workspace", "one", "--batch_size_forward", 2)
+    two = launch(2, *common, "--workspace", "two", "--batch_size_forward", 1)
+    assert one.code == 0 and two.code == 0, one.output + two.output
+    first, second = weights(tmp_path / "one", 3), weights(tmp_path / "two", 3)
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+    start = tmp_path / "two" / "checkpoint" / "00000002.pt"
+    resumed = launch(2, *common, "--workspace", "resumed", "--batch_size_forward", 1, "--checkpoint", start)
+    assert resumed.code == 0, resumed.output
+    for part in ("", "_ema"):
+        assert_same(weights(tmp_path / "two", 3, part), weights(tmp_path / "resumed", 3, part))
+
+
+def test_two_processes_with_batch_statistics_and_dropout_resume_exactly(launch, tiny, tmp_path):
+    common = ["--config", tiny, "--num_iterations", 3, "--save_every", 1, "--enable_mlflow", "false", "--batch_size_forward", 1]
+    common += ["--set", "validation.every=1", "--set", "validation.max_samples=3", "--set", "validation.fraction=0.3"]
+    whole = launch(2, *common, "--workspace", "whole")
+    assert whole.code == 0, whole.output
+    resumed = launch(2, *common, "--workspace", "resumed", "--checkpoint", tmp_path / "whole" / "checkpoint" / "00000001.pt")
+    assert resumed.code == 0, resumed.output
+    for part in ("", "_ema"):
+        assert_same(weights(tmp_path / "whole", 3, part), weights(tmp_path / "resumed", 3, part))
+
+
+def test_gradient_checkpointing_changes_no_weight(train, tiny, tmp_path):
+    for enabled in ("true", "false"):
+        assert train(*FEW, tiny, "--workspace", enabled, "--enable_gradient_checkpointing", enabled).code == 0
+    assert_same(weights(tmp_path / "true", 4), weights(tmp_path / "false", 4))
+
+
+def test_pairs_in_the_fsd_layout_train(train, tmp_path):
+    from train.datasets import DATASETS
+
+    made = DATASETS["synthetic"](None, size=(128, 96), length=12, max_disparity=24.0)
+    for i in range(12):
+        sample = made.load(i)
+        write_pair(tmp_path / "data" / f"scene_{i % 2}" / "dataset" / "data", f"{i:04d}", sample.left, sample.right, sample.disparity)
+    content = {**TINY, "data": {"datasets": [{"name": "mine", "path": "./data"}], "image_sizes": [[96, 64]], "workers": 1}}
+    (tmp_path / "mine.json").write_text(json.dumps(content))
+    outcome = train(*FEW, "mine.json", "--workspace", "run", "--set", "validation.every=4")
+    assert outcome.code == 0, outcome.output
+    assert "validation on 1 samples" in outcome.output
+
+
+def test_overfitting_lowers_the_error(train, tiny, tmp_path):
+    options = ["--overfit", 2, "--num_iterations", 60, "--log_every", 10, "--save_every", 0]
+    options += ["--set", "optimizer.params[0].lr=2e-3", "--set", "data.image_sizes=[[96, 64]]", "--set", "model.batch_norm=train"]
+    assert train(*FEW, tiny, "--workspace", "run", *options).code == 0
+    errors = [json.loads(line)["train/epe"] for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert errors[-1] < 0.5 * errors[0], errors
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(train, tiny, tmp_path):
+    outcome = train(*FEW, tiny, "--workspace", "run", "--dry_run")
+    assert outcome.code == 0, outcome.output
+    for word in ("parameters", "made", "stereo: sequence", "2 samples (2 x 1 accumulated x 1 processes)", "gradient norm"):
+        assert word in outcome.output, word
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny.json"}
+
+
+# ---- bad input --------------------------------------------------------------------------------------------------------------------------
+
+
+def refused(outcome, *words):
+    assert outcome.code == 2, outcome.output
+    errors = [line for line in outcome.lines if line.startswith("error: ")]
+    assert len(errors) == 1 and "Traceback" not in outcome.output, outcome.output
+    assert all(word in errors[0] for word in words), errors[0]
+
+
+def test_no_data_says_how_to_lay_it_out_and_names_the_quick_start(train):
+    refused(train(), "left/rgb", "right/rgb", "left/disparity", "quickstart.json", "data")
+
+
+def test_an_empty_folder_and_unpaired_files_are_named(train, tmp_path):
+    (tmp_path / "data").mkdir()
+    refused(train(), "no pair under")
+    made = np.zeros((32, 32, 3), np.uint8)
+    from PIL import Image
+
+    (tmp_path / "data" / "left" / "rgb").mkdir(parents=True)
+    Image.fromarray(made).save(tmp_path / "data" / "left" / "rgb" / "0001.png")
+    refused(train(), "unpaired", "0001", "right/rgb")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--config", "nothing.json"], ["nothing.json", "no such file"]),
+        (["--set", "loss.stereo.sequence.function=sequence_los"], ["loss.stereo.sequence.function", "'sequence_loss'"]),
+        (["--set", "loss.stereo.sequence.params.gama=1"], ["params.gama", "'gamma'"]),
+        (["--set", "data.image_sizes=[[100, 64]]"], ["data.image_sizes[0]", "[100, 64]", "multiples of 32", "[96, 64]"]),
+        (["--set", "model.max_disp=100"], ["model.max_disp", "100", "32"]),
+        (["--set", "optimizer.params[0].params.include=[\"nothing*\"]"], ["optimizer.params[0]"]),
+        (["--set", "lr_scheduler.type=Cosine"], ["lr_scheduler", "Cosine"]),
+        (["--checkpoint", "7"], ["--checkpoint 7", "no such step"]),
+        (["--checkpoint", "other.pt"], ["other.pt", "no such file"]),
+        (["--precision", "fp16"], ["fp16", "bf16"]),
+        (["--enable_mixed_precision", "true", "--precision", "bf16"], ["--enable_mixed_precision", "--precision"]),
+        (["--set", "validation.size=[100, 64]"], ["validation.size", "multiples of 32"]),
+    ],
+)  # fmt: skip
+@pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 is refused on the CPU only")
+def test_bad_input_is_one_line_and_exit_code_2(train, tiny, tmp_path, options, words):
+    refused(train(*FEW, tiny, "--workspace", "run", *options), *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_never_overwritten(train, tiny, tmp_path):
+    assert train(*FEW, tiny, "--workspace", "run").code == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    refused(train(*FEW, tiny, "--workspace", "run", "--seed", 1), "already holds a run", "--checkpoint latest")
+    wider = ["--set", "model.volume_dim=8", "--set", "model.corr_groups=4"]
+    refused(train(*FEW, tiny, "--workspace", "run", "--checkpoint", "latest", *wider), "another model", "volume_dim: 8 / 4")
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+
+def test_a_workspace_that_cannot_be_written_is_named(train, tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    refused(train(*FEW, tiny, "--workspace", "file/run"), "file/run", "cannot be written")
+    if os.geteuid():
+        (tmp_path / "closed").mkdir(mode=0o500)
+        refused(train(*FEW, tiny, "--workspace", "closed/run"), "closed/run", "cannot be written")
