@@ -60,11 +60,11 @@ def _train(name: str, overrides: tuple[str, ...], options: dict) -> None:
 
     configure_logging()
     path = find_config(name)
-    run = build_run(load_config(path, overrides), Options(**options, config_suffix=path.suffix))
-    if run.options.dry_run:
-        click.echo(dry_run(run))
-    else:
-        train(run)
+    with build_run(load_config(path, overrides), Options(**options, config_suffix=path.suffix)) as run:
+        if run.options.dry_run:
+            click.echo(dry_run(run))
+        else:
+            train(run)
 
 
 if __name__ == "__main__":

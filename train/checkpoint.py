@@ -32,6 +32,10 @@ class Checkpoint:
         """part: "model", "optimizer" or "ema"."""
         return self.folder / f"{self.step:08d}{SUFFIXES[part]}.pt"
 
+    def inside(self, checkpoints: "Checkpoints") -> bool:
+        """Whether it belongs to that folder."""
+        return self.folder.resolve() == checkpoints.folder.resolve()
+
     def load(self, part: str) -> dict[str, Any]:
         """One of the three files, on the CPU. Raises UserError when it is missing or damaged."""
         return load_file(self.path(part))
@@ -73,8 +77,8 @@ class Checkpoints:
             found = path.stat().st_size if path.exists() else None
             if found != expected["size"]:
                 raise UserError(
-                    f"{path}: found {'no file' if found is None else f'{found} bytes'}, expected {expected['size']}; the checkpoint of step "
-                    f"{checkpoint.step} is incomplete, pass --checkpoint with one of the steps {self.steps()}"
+                    f"{path}: found {'no file' if found is None else f'{found} bytes'}, expected {expected['size']}; the checkpoint "
+                    f"of step {checkpoint.step} is incomplete, pass --checkpoint with one of the steps {self.steps()}"
                 )
         return checkpoint
 

@@ -293,6 +293,14 @@ def json_schema() -> dict[str, Any]:
     return schema
 
 
-def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Keys whose values differ between two sections, as `key: ours / theirs`."""
-    return [f"{key}: {ours.get(key)!r} / {theirs.get(key)!r}" for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
+def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, `{"data": {"workers": 2}}` -> `{"data.workers": 2}`; lists stay whole."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> set[str]:
+    """Keys whose values differ."""
+    return {key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key)}

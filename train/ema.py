@@ -31,7 +31,3 @@ class Ema:
 
     def state_dict(self) -> dict[str, Any]:
         return {"model": self.module.state_dict(), "num_updates": self.num_updates}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.module.load_state_dict(state["model"])
-        self.num_updates = state["num_updates"]

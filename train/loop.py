@@ -251,11 +251,14 @@ def save(run: Run, done: int) -> None:
 
 
 def finish(run: Run) -> None:
-    """Hand the averaged weights to the trackers and close everything."""
-    run.loader.close()
-    if run.accelerator.is_main_process and not run.options.dry_run:
-        last = run.checkpoints.latest()
-        if last is not None and run.config.trackers.log_checkpoints == "final":
-            run.tracker.artifact(last.path("ema" if last.path("ema").exists() else "model"), "checkpoint")
-        run.tracker.close()
-    run.accelerator.end_training()
+    """Hand the averaged weights to the trackers and say where everything is."""
+    if not run.accelerator.is_main_process:
+        return
+    last = run.checkpoints.latest()
+    if last is None:
+        log.info("done; no checkpoint was saved, as --save_every 0 asks")
+        return
+    result = last.path("ema" if last.path("ema").exists() else "model")
+    if run.config.trackers.log_checkpoints == "final":
+        run.tracker.artifact(result, "checkpoint")
+    log.info("done: weights in %s%s", result, "; `mlflow ui` shows the run" if run.options.enable_mlflow else "")

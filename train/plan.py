@@ -15,7 +15,6 @@ def dry_run(run: Run) -> str:
     update(run, run.first_step)
     seconds = time.perf_counter() - start
     losses, errors = run.means.reduce(), run.metrics.reduce()
-    run.loader.close()
     return (
         f"{describe(run)}\n\none step: {seconds:.1f} s with start-up, loss {losses['loss']:.4f}, EPE {errors['epe']:.3f} px, "
         f"gradient norm {losses.get('grad_norm', math.nan):.3g}, peak memory {peak_memory_gib(run.accelerator.device):.2f} GiB"

@@ -6,16 +6,16 @@ The steps themselves are in `loop`.
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor, nn
 
-from core import build_model
+from core import MODELS, build_model
 from train.checkpoint import Checkpoint, Checkpoints
-from train.config import RunConfig, differences
+from train.config import RunConfig, differences, flatten
 from train.dataloader import Mixture, TrainLoader, build_sources, default_workers
 from train.ema import Ema
 from train.evaluation import ValidationSet
@@ -30,6 +30,9 @@ from utils.versions import versions
 log = logging.getLogger("stereofoundry")
 
 TRAIN_METRICS = ("epe", "bad_1", "d1_all")
+RESUMED = {
+    "step", "optimizer", "lr_scheduler", "scaler", "means", "metrics", "skipped", "skipped_in_row", "config", "options", "run_id"
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,16 @@ class Run:
     skipped: int = 0
     skipped_in_row: int = 0
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End workers and trackers however the run ends; what it recorded says how."""
+        self.loader.close()
+        self.tracker.close("FINISHED" if kind is None else "KILLED" if kind is KeyboardInterrupt else "FAILED")
+        if kind is None:
+            self.accelerator.end_training()
+
     @property
     def measured(self) -> nn.Module:
         """The network that validation, previews and people use: the averaged one where there is an average."""
@@ -99,25 +112,14 @@ def build_run(config: RunConfig, options: Options) -> Run:
     accelerator = _build_accelerator(options)
     checkpoints = Checkpoints(options.workspace / "checkpoint")
     start = _find_start(checkpoints, options)
-
-    torch.manual_seed(options.seed)
-    network = build_model(config.model)
-    network.gradient_checkpointing = options.enable_gradient_checkpointing
-    check_sizes(config, network.multiple)
     mix, held = build_data(config, options)
-    if start is not None:
-        load_weights(network, start.load("model"), start.path("model"), config)
-    if accelerator.num_processes > 1 and config.model.get("sync_batchnorm"):
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    network.to(accelerator.device)
-
+    network = _build_network(config, options, accelerator, start)
     optimizer = build_optimizer(network, config.optimizer)
     schedule = build_lr_scheduler(optimizer, config.lr_scheduler, options.num_iterations)
     ema = Ema(network, config.ema.decay) if options.enable_ema else None
     model, optimizer = accelerator.prepare(network, optimizer)  # not the schedule: a prepared one steps once per process
-
     objective = Objective(config.loss)
-    names = [source.name for source in mix.sources]
+    state = None if start is None else start.load("optimizer")
     run = Run(
         config=config,
         options=options,
@@ -130,29 +132,51 @@ def build_run(config: RunConfig, options: Options) -> Run:
         ema=ema,
         mix=mix,
         held=held,
-        loader=None,  # type: ignore[arg-type]  # needs the first step, which `restore` knows
+        loader=_build_loader(config, options, mix, accelerator, first_step=0 if state is None else state.get("step", 0)),
         checkpoints=checkpoints,
         tracker=Tracker(),
         first_step=0,
         means=Means([*objective.keys, "grad_norm"], accelerator.device),
-        metrics=MetricSums(names, TRAIN_METRICS, device=accelerator.device),
+        metrics=MetricSums([source.name for source in mix.sources], TRAIN_METRICS, device=accelerator.device),
     )
-    run_id = restore(run, start) if start is not None else None
-    run.loader = TrainLoader(
+    if start is not None and state is not None:
+        restore(run, start, state)
+    if accelerator.is_main_process and not options.dry_run:
+        _open_workspace(run, start, state)
+    accelerator.wait_for_everyone()
+    return run
+
+
+def _build_network(config: RunConfig, options: Options, accelerator: Accelerator, start: Checkpoint | None) -> nn.Module:
+    """On its device, with the weights it starts from."""
+    torch.manual_seed(options.seed)
+    network = build_model(config.model, with_pretrained=start is None)
+    network.gradient_checkpointing = options.enable_gradient_checkpointing
+    if start is not None:
+        load_weights(network, start.load("model"), start.path("model"), config)
+    elif config.model.get("pretrained_backbone") == "none" and config.model.get("feature_type") == "dinov2":
+        log.warning(
+            "the monocular branch starts from random weights and is trained; FoundationStereo starts from Depth Anything V2: "
+            "--set model.pretrained_backbone=PATH (or timm)"
+        )
+    if accelerator.num_processes > 1 and config.model.get("sync_batchnorm"):
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    return network.to(accelerator.device)
+
+
+def _build_loader(config: RunConfig, options: Options, mix: Mixture, accelerator: Accelerator, first_step: int) -> TrainLoader:
+    workers = config.data.workers
+    return TrainLoader(
         mix,
         config.data,
-        first_step=run.first_step,
+        first_step=first_step,
         steps=options.num_iterations,
         batch=options.batch_size_forward,
         accumulate=options.gradient_accumulation_steps,
         rank=accelerator.process_index,
         ranks=accelerator.num_processes,
-        workers=default_workers(accelerator.num_processes) if config.data.workers is None else config.data.workers,
+        workers=default_workers(accelerator.num_processes) if workers is None else workers,
     )
-    if accelerator.is_main_process and not options.dry_run:
-        _open_workspace(run, start, run_id)
-    accelerator.wait_for_everyone()
-    return run
 
 
 def _build_accelerator(options: Options) -> Accelerator:
@@ -171,21 +195,24 @@ def _build_accelerator(options: Options) -> Accelerator:
 
 def _find_start(checkpoints: Checkpoints, options: Options) -> Checkpoint | None:
     """Where the run begins; UserError rather than writing over a run that is already there."""
+    start = None
     if options.checkpoint is not None:
         start = checkpoints.find(options.checkpoint)
         if start is None:
             log.info("no checkpoint in %s yet: starting from step 0", checkpoints.folder)
-        return start
+        if start is None or start.inside(checkpoints):
+            return start
     if checkpoints.steps() and not options.dry_run:
         raise UserError(
             f"{options.workspace}: already holds a run, saved at steps {shorten(checkpoints.steps())}; continue it with "
             "--checkpoint latest, or pass another --workspace"
         )
-    return None
+    return start
 
 
-def check_sizes(config: RunConfig, multiple: int) -> None:
+def check_sizes(config: RunConfig) -> None:
     """Raises UserError for a crop that the network cannot take."""
+    multiple = MODELS[config.model["type"]].multiple
     for where, sizes in (("data.image_sizes", config.data.image_sizes), ("validation.size", [config.validation.size])):
         for i, size in enumerate(sizes):
             if size is not None and any(side % multiple for side in size):
@@ -196,6 +223,7 @@ def check_sizes(config: RunConfig, multiple: int) -> None:
 
 def build_data(config: RunConfig, options: Options) -> tuple[Mixture, ValidationSet]:
     """The mixture to train on, and what is measured on."""
+    check_sizes(config)
     data, validation = config.data, config.validation
     measured = validation.every > 0
     fraction = 0.0 if validation.datasets or not measured else validation.fraction
@@ -215,7 +243,8 @@ def load_weights(network: nn.Module, content: dict[str, Any], path: Path, config
     own = network.state_dict()
     wrong = [name for name in {*own, *state} if name not in own or name not in state or own[name].shape != state[name].shape]
     if wrong:
-        differing = differences(config.model, content.get("model_config", {}))
+        theirs = content.get("model_config", {})
+        differing = [f"{key}: {config.model.get(key)!r} / {theirs.get(key)!r}" for key in sorted(differences(config.model, theirs))]
         raise UserError(
             f"{path}: a checkpoint of another model, {len(wrong)} tensors differ (such as {min(wrong)}); "
             f"configuration / checkpoint: {', '.join(differing) or 'the same keys'}; pass the configuration it was trained with"
@@ -223,11 +252,9 @@ def load_weights(network: nn.Module, content: dict[str, Any], path: Path, config
     network.load_state_dict(state)
 
 
-def restore(run: Run, start: Checkpoint) -> str | None:
-    """Optimizer, schedule, scaler, average and counters as they were. Returns the tracker's run id where the workspace is the same."""
-    state = start.load("optimizer")
-    missing = {"step", "optimizer", "lr_scheduler", "config", "options"} - state.keys()
-    if missing:
+def restore(run: Run, start: Checkpoint, state: dict[str, Any]) -> None:
+    """Optimizer, schedule, scaler, average and counters as they were. Raises UserError for a file that does not fit."""
+    if missing := RESUMED - state.keys():
         raise UserError(f"{start.path('optimizer')}: lacks {', '.join(sorted(missing))}; expected an _optimizer.pt file of this project")
     try:
         run.optimizer.load_state_dict(state["optimizer"])
@@ -238,7 +265,9 @@ def restore(run: Run, start: Checkpoint) -> str | None:
         run.accelerator.scaler.load_state_dict(state["scaler"])
     if run.ema is not None:
         if start.path("ema").exists():
-            run.ema.load_state_dict(start.load("ema"))
+            average = start.load("ema")
+            load_weights(run.ema.module, average, start.path("ema"), run.config)
+            run.ema.num_updates = average.get("num_updates", 0)
         else:
             log.warning("%s: no averaged weights; the average starts from the weights", start.path("ema").name)
     if run.accelerator.is_main_process:  # they are sums over all processes
@@ -246,23 +275,25 @@ def restore(run: Run, start: Checkpoint) -> str | None:
         run.metrics.load_state_dict(state["metrics"])
     run.skipped, run.skipped_in_row = state["skipped"], state["skipped_in_row"]
     run.first_step = state["step"]
-    for name, ours, theirs in (("configuration", run.config.dump(), state["config"]), ("option", run.options.dump(), state["options"])):
-        expected = ("workspace:", "checkpoint:", "num_iterations:", "dry_run:")
-        if changed := [line for line in differences(ours, theirs) if not line.startswith(expected)]:
-            log.warning("continuing with another %s than before: %s", name, shorten(changed))
-    return state["run_id"] if start.folder.resolve() == run.checkpoints.folder.resolve() else None
+    for name, ours, theirs in (("configuration", run.config.dump(), state["config"]), ("options", run.options.dump(), state["options"])):
+        if changed := differences(flatten(ours), flatten(theirs)) - {"workspace", "checkpoint", "num_iterations", "dry_run"}:
+            log.warning("continuing with %s that differ from the checkpoint's in %s", name, shorten(sorted(changed)))
+    if run.config.optimizer != state["config"]["optimizer"]:
+        log.warning("the optimizer goes on with the rates and settings of the checkpoint, not with those of the configuration")
 
 
-def _open_workspace(run: Run, start: Checkpoint | None, run_id: str | None) -> None:
+def _open_workspace(run: Run, start: Checkpoint | None, state: dict[str, Any] | None) -> None:
     """Claim the workspace: effective configuration, trackers, and later checkpoints set aside. On the main process only."""
     workspace = run.options.workspace
+    same_run = start is not None and start.inside(run.checkpoints)
     try:
         for suffix in {".json", run.options.config_suffix}:
             write_atomic(workspace / f"config{suffix}", format_config(run.config.dump(), suffix))
-        if start is not None and (aside := run.checkpoints.rewind(start.step)) is not None:
+        if same_run and (aside := run.checkpoints.rewind(start.step)) is not None:
             log.warning("continuing from step %d: the later checkpoints are now in %s", start.step, aside)
     except OSError as error:
         raise UserError(f"{workspace}: cannot be written ({error.strerror}); pass a --workspace that can") from None
+    run_id = state["run_id"] if state is not None and same_run else None
     run.tracker = build_trackers(
         run.config.trackers, workspace, enable_mlflow=run.options.enable_mlflow, run_id=run_id, step=run.first_step
     )

