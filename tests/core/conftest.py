@@ -7,10 +7,9 @@ import torch
 
 
 @pytest.fixture(autouse=True)
-def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Networks this small gain nothing from more threads, and lose a hundredfold when these wait for each other on a busy machine."""
+def one_thread() -> Iterator[None]:
+    """Networks this small gain little from more threads, and lose a hundredfold when these wait for each other on a busy machine."""
     before = torch.get_num_threads()
-    if "data" not in request.keywords:
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)

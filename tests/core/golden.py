@@ -196,7 +196,7 @@ def _intermediates(file, model: nn.Module, updates: int, report: Report, gates: 
     others = {
         "backbone": model.backbone,
         "stem_2": model.upsample.image,
-        "logits": model.classifier.score,
+        "classifier": model.classifier,
         "context": model.context,
         "update": model.update,
         "up": model.upsample.up,
@@ -224,13 +224,15 @@ def _intermediates(file, model: nn.Module, updates: int, report: Report, gates: 
             report.compare(f"a.stat.{name}", statistics, file[f"a.stat.{name}"], gates.volume)
     disparities = torch.cat([args[3] for args, _ in calls])
     seed = json.loads(str(file["meta"]))["weight_seed"]
-    logits = seen["logits"][0][1] + filled("classifier.2.bias", [1], seed)  # ours has no bias before the softmax
+    with torch.no_grad():
+        logits = model.classifier.scores(seen["classifier"][0][0][0])
+    logits = logits + filled("classifier.2.bias", [1], seed)  # ours has no bias before the softmax
     arrays = {
         "vit_feat_left": (seen["backbone"][0][1][1].chunk(2)[0], gates.feature),
         **{f"feat_left_{4 * 2**level}": (left[level], gates.feature) for level in range(4)},
         "feat_right_4_every4ch": (right[:, ::4], gates.feature),
         "stem_2_every4ch": (seen["stem_2"][0][1][:, ::4], gates.feature),
-        "logits_every2px": (logits[0, 0, :, ::2, ::2], gates.volume),
+        "logits_every2px": (logits[0, :, ::2, ::2], gates.volume),
         "lookup0_h2_w4": (calls[0][0][2][0, :, ::2, ::4], gates.lookup),
         "net0_4_every4ch": (context.hidden[0][:, ::4], gates.state),
         "net0_8_every2ch": (context.hidden[1][:, ::2], gates.state),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from core.cost_volume import group_correlation, shifted_planes, soft_argmin
+from core.cost_volume import group_correlation, score_volume, shifted_planes, soft_argmin
 
 
 def plain_group_correlation(left, right, groups, planes):
@@ -49,6 +49,16 @@ def test_planes_are_shifted_to_the_right_and_zero_where_nothing_came_from():
     x = torch.tensor([1.0, 2.0, 3.0]).view(1, 1, 1, 3)
     expected = [[1, 2, 3], [0, 1, 2], [0, 0, 1], [0, 0, 0]]  # the last plane lies beyond the image
     assert shifted_planes(x, 4)[0, 0, :, 0].tolist() == expected
+
+
+def test_scores_are_those_of_a_3d_convolution():
+    generator = torch.Generator().manual_seed(0)
+    volume, kernel = (torch.randn(size, generator=generator, dtype=torch.float64) for size in ((2, 3, 5, 8, 9), (1, 3, 7, 7, 7)))
+    inputs = volume.requires_grad_(), kernel.requires_grad_()
+    found, expected = score_volume(*inputs), F.conv3d(*inputs, padding=3).squeeze(1)
+    torch.testing.assert_close(found, expected, atol=1e-11, rtol=0)
+    gradients = [torch.autograd.grad(value.square().sum(), inputs) for value in (found, expected)]
+    torch.testing.assert_close(*gradients, atol=1e-8, rtol=1e-10)
 
 
 def test_soft_argmin_is_the_expected_plane():
