@@ -178,6 +178,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises UserError in one line: file, path of the key, what was found, what is expected.
     """
     content = read_config(path)
+    if overrides:
+        content = _defaults() | content  # so that an override reaches into a section that the file leaves out
     for override in overrides:
         apply_override(content, override)
     try:
@@ -241,6 +243,13 @@ def _resolve(config: RunConfig, path: Path) -> RunConfig:
             "loss": loss,
         }
     )
+
+
+def _defaults() -> dict[str, Any]:
+    """The sections that have defaults, as a file would hold them."""
+    fields = {name: field for name, field in RunConfig.model_fields.items() if not field.is_required()}
+    values = {name: field.get_default(call_default_factory=True) for name, field in fields.items()}
+    return {name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value for name, value in values.items()}
 
 
 def apply_override(content: dict[str, Any], override: str) -> None:

@@ -35,7 +35,7 @@ def train(monkeypatch, tmp_path):
         result = CliRunner().invoke(main, [str(option) for option in options])
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
-        return Outcome(result.exit_code, result.output + result.stderr)
+        return Outcome(result.exit_code, result.output)
 
     return run
 

@@ -48,7 +48,7 @@ def test_the_effective_configuration_is_the_same_run(documented, tmp_path, suffi
     config = load_config(documented)
     again = tmp_path / f"again{suffix}"
     again.write_text(format_config(config.dump(), suffix))
-    assert load_config(again) == config
+    assert load_config(again).dump() == config.dump()
 
 
 def test_the_effective_configuration_holds_every_default(documented):
@@ -96,6 +96,11 @@ def test_overrides_reach_every_depth():
     for override in ("data.datasets[0].weight=2", "data.datasets.0.path=/a=b", "ema.decay=0.5", 'model={"max_disp": 64}'):
         apply_override(content, override)
     assert content == {"data": {"datasets": [{"weight": 2, "path": "/a=b"}]}, "ema": {"decay": 0.5}, "model": {"max_disp": 64}}
+
+
+def test_overrides_reach_into_sections_that_the_file_leaves_out(documented):
+    config = load_config(documented, ["optimizer.params[0].lr=2e-3", "ema.decay=0.5"])
+    assert config.optimizer["params"][0] == {"params": {"include": ["*"]}, "lr": 2e-3} and config.ema.decay == 0.5
 
 
 @pytest.mark.parametrize("override", ["data", "=3", "data.datasets[1].x=3", "data.datasets.x=3", "data.datasets[0].weight.x=1", ".=1"])
