@@ -90,7 +90,6 @@ class FoundationStereo(nn.Module):
             BatchNormPolicy, Field(description="in training: train; frozen_statistics: running ones are used; frozen: weights too")
         ] = "train",
         sync_batchnorm: Annotated[bool, Field(description="share batch statistics between processes")] = False,
-        gradient_checkpointing: Annotated[bool, Field(description="recompute instead of store; less memory, same numbers")] = False,
     ) -> None:
         """with_pretrained: false when a state dict follows anyway, so that nothing is downloaded or read."""
         super().__init__()
@@ -119,7 +118,7 @@ class FoundationStereo(nn.Module):
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
-        self.gradient_checkpointing = gradient_checkpointing
+        self.gradient_checkpointing = False
         self.loaded: dict[str, str] = {}  # part of the backbone -> where its pretrained weights came from
         if with_pretrained:
             self.loaded = load_pretrained(self.backbone, pretrained_backbone)

@@ -4,9 +4,7 @@ A step is three files, `{step:08d}.pt` (weights), `{step:08d}_optimizer.pt` (eve
 (averaged weights), and counts once `latest.pt`, written last, names it. Each is written beside its place and renamed.
 """
 
-import pickle
 import time
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 import torch
 
+from core.weight_files import read_file
 from utils.errors import UserError
 from utils.files import sha256, write_atomic
 
@@ -38,21 +37,7 @@ class Checkpoint:
 
     def load(self, part: str) -> dict[str, Any]:
         """One of the three files, on the CPU. Raises UserError when it is missing or damaged."""
-        return load_file(self.path(part))
-
-
-def load_file(path: Path) -> dict[str, Any]:
-    """A file that `torch.save` wrote; tensors and plain values only, nothing is unpickled that could run code."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; a checkpoint is the files <step>.pt, <step>_optimizer.pt and <step>_ema.pt") from None
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{path}: not a readable checkpoint, damaged or of another kind ({reason[0][:150]})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: found a {type(content).__name__}; expected a checkpoint of this project, a dictionary")
-    return content
+        return read_file(self.path(part))
 
 
 class Checkpoints:
@@ -70,7 +55,7 @@ class Checkpoints:
         pointer = self.folder / POINTER
         if not pointer.exists():
             return None
-        content = load_file(pointer)
+        content = read_file(pointer)
         checkpoint = Checkpoint(self.folder, content["step"])
         for name, expected in content["files"].items():
             path = self.folder / name

@@ -14,6 +14,7 @@ from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor, nn
 
 from core import MODELS, build_model
+from core.weight_files import load_state
 from train.checkpoint import Checkpoint, Checkpoints
 from train.config import RunConfig, differences, flatten
 from train.dataloader import Mixture, TrainLoader, build_sources, default_workers
@@ -237,19 +238,17 @@ def build_data(config: RunConfig, options: Options) -> tuple[Mixture, Validation
 
 def load_weights(network: nn.Module, content: dict[str, Any], path: Path, config: RunConfig) -> None:
     """Strictly. Raises UserError that names what the two models differ in."""
-    state = content.get("model")
-    if not isinstance(state, dict):
-        raise UserError(f"{path}: holds no 'model'; expected a weights file <step>.pt of this project")
-    own = network.state_dict()
-    wrong = [name for name in {*own, *state} if name not in own or name not in state or own[name].shape != state[name].shape]
-    if wrong:
-        theirs = content.get("model_config", {})
-        differing = [f"{key}: {config.model.get(key)!r} / {theirs.get(key)!r}" for key in sorted(differences(config.model, theirs))]
+    state, theirs = content.get("model"), content.get("model_config")
+    if not isinstance(state, dict) or not isinstance(theirs, dict):
+        raise UserError(f"{path}: holds no 'model' with its 'model_config'; expected a weights file <step>.pt of this project")
+    try:
+        load_state(network, state, str(path))
+    except UserError as error:
+        keys = sorted(differences(config.model, theirs))
+        differing = ", ".join(f"{key}: {config.model.get(key)!r} / {theirs.get(key)!r}" for key in keys)
         raise UserError(
-            f"{path}: a checkpoint of another model, {len(wrong)} tensors differ (such as {min(wrong)}); "
-            f"configuration / checkpoint: {', '.join(differing) or 'the same keys'}; pass the configuration it was trained with"
-        )
-    network.load_state_dict(state)
+            f"{path}: a checkpoint of another model; configuration / checkpoint: {differing or 'the same keys'} ({error})"
+        ) from None
 
 
 def restore(run: Run, start: Checkpoint, state: dict[str, Any]) -> None:

@@ -20,10 +20,11 @@ TINY: dict[str, Any] = {
 }
 
 
-def tiny(**changes: Any) -> nn.Module:
+def tiny(*, gradient_checkpointing: bool = False, **changes: Any) -> nn.Module:
     """A network of a few hundred thousand parameters, the same in every call, with layer scales large enough to matter."""
     torch.manual_seed(0)
     model = build_model({**TINY, **changes})
+    model.gradient_checkpointing = gradient_checkpointing
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith(("gamma", "gamma_xca", "scale")):

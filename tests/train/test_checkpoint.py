@@ -5,7 +5,8 @@ import pickle
 import pytest
 import torch
 
-from train.checkpoint import Checkpoints, load_file
+from core.weight_files import read_file
+from train.checkpoint import Checkpoints
 from utils.errors import UserError
 
 PARTS = {"model": {"model": {"w": torch.ones(2)}}, "optimizer": {"step": 1}, "ema": {"model": {"w": torch.zeros(2)}, "num_updates": 1}}
@@ -83,6 +84,6 @@ def test_a_file_that_is_no_checkpoint_is_one_line_and_runs_nothing(tmp_path, mon
     elif kind == "list":
         torch.save([1], path)
     with pytest.raises(UserError) as error:
-        load_file(path)
+        read_file(path)
     assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
     assert not (tmp_path / "evil").exists()
