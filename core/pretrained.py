@@ -44,7 +44,8 @@ def load_pretrained(backbone: Backbone, source: str) -> dict[str, str]:
 def freeze_request(backbone: Backbone, loaded: dict[str, str], source: str, freeze: bool | None, loaded_now: bool) -> frozenset[str]:
     """The parts of the monocular branch to freeze: never one that holds random weights.
 
-    loaded_now: false when a state dict follows; the parts are then those that `source` would have filled.
+    loaded_now: false when a state dict follows; the parts are then those that `source` would have filled, and both where `freeze` asks
+    for it and `source` is none: the weights that follow are the pretrained ones.
     """
     if freeze and backbone.monocular is None:
         raise UserError("model.freeze_backbone: true, but model.feature_type is cnn, which has no monocular branch; leave it null")
@@ -53,7 +54,12 @@ def freeze_request(backbone: Backbone, loaded: dict[str, str], source: str, free
     parts = set(loaded) if loaded_now else _offered(source)
     parts &= {"vit", "decoder"}
     if freeze and not parts:
-        raise UserError(f"model.freeze_backbone: true, but {KEY} is '{source}': the backbone would stay frozen at random weights")
+        if not loaded_now:  # the state dict brings the weights of both
+            return frozenset({"vit", "decoder"})
+        raise UserError(
+            f"model.freeze_backbone: true, but {KEY} is '{source}': the backbone would stay frozen at random weights; give pretrained "
+            "ones, or start from a weight file of the whole network"
+        )
     return frozenset(parts)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from core.convert import State, from_nvidia, published_config, refuse
 from utils.errors import UserError
 
+CARRIED = "carried."  # prefix of the carried entries in a .safetensors file, which has room for names only
 WHOLE_NUMBERS = ("max_disp", "train_iters", "valid_iters", "corr_levels", "corr_radius", "n_gru_layers")  # what is read of cfg.yaml
 
 
@@ -54,7 +55,10 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
             config = (file.metadata() or {}).get("model_config")
     except SafetensorError as error:
         raise UserError(f"{path}: not a readable safetensors file ({error})") from None
-    return {"model": state, "model_config": json.loads(config)} if config else state
+    if not config:
+        return state
+    carried = {key.removeprefix(CARRIED): state.pop(key) for key in list(state) if key.startswith(CARRIED)}
+    return {"model": state, "model_config": json.loads(config), "carried": carried}
 
 
 def read_weights(path: Path) -> Weights:
@@ -69,7 +73,7 @@ def read_weights(path: Path) -> Weights:
     state = {key.removeprefix("module."): value for key, value in state.items()}
     config = content.get("model_config")
     if isinstance(config, Mapping):
-        return Weights(dict(config), state, dict(content.get("carried", {})), published=False)
+        return Weights(dict(config), state, dict(content.get("carried") or {}), published=False)
     if any(key.startswith("backbone.") for key in state):
         raise UserError(f"{path}: a state dict of ours without its configuration; pass the checkpoint, which holds both")
     try:
@@ -78,7 +82,8 @@ def read_weights(path: Path) -> Weights:
         raise UserError(f"{path}: {error}") from None
     vit = ours["backbone.monocular.vit.cls_token"].shape[-1]
     size = {384: "vits", 768: "vitb", 1024: "vitl"}[vit]
-    return Weights(published_config(size) | read_cfg(path.with_name("cfg.yaml"), size), ours, carried, published=True)
+    config = published_config(size) | {"freeze_backbone": True} | read_cfg(path.with_name("cfg.yaml"), size)  # as in their training
+    return Weights(config, ours, carried, published=True)
 
 
 def read_cfg(path: Path, vit_size: str) -> dict[str, Any]:
@@ -95,18 +100,24 @@ def read_cfg(path: Path, vit_size: str) -> dict[str, Any]:
     wrong = [f"{key}: {found[key]}" for key in WHOLE_NUMBERS if not found.get(key, "1").isdigit()]
     if wrong:
         raise UserError(f"{path}: {', '.join(wrong)}; expected a whole number")
-    return {key: int(found[key]) for key in WHOLE_NUMBERS if key in found}
+    config: dict[str, Any] = {key: int(found[key]) for key in WHOLE_NUMBERS if key in found}
+    if found.get("disparity_attention") in ("tokens", "heads"):  # written by `weight_export.py` only
+        config["disparity_attention"] = found["disparity_attention"]
+    return config
 
 
-def load_state(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Strict; `UserError` that begins with `where` and lists what is missing, left over or of another shape."""
+def load_state(model: nn.Module, state: Mapping[str, Tensor], where: str, *, assign: bool = False) -> None:
+    """Strict; `UserError` that begins with `where` and lists what is missing, left over or of another shape.
+
+    assign: the model takes these very tensors, which one without storage (device "meta") needs.
+    """
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in state.items()}
     wrong = [
         f"{key} is {list(found[key])}, expected {list(expected[key])}" for key in expected if found.get(key, expected[key]) != expected[key]
     ]
     refuse([key for key in expected if key not in found], [key for key in found if key not in expected], wrong, f"{where}: state dict")
-    model.load_state_dict(dict(state))
+    model.load_state_dict(dict(state), assign=assign)
 
 
 def load_model(path: Path | str, changes: Mapping[str, Any] | None = None) -> nn.Module:
@@ -121,6 +132,4 @@ def load_model(path: Path | str, changes: Mapping[str, Any] | None = None) -> nn
     config = weights.config | dict(changes or {})
     model = build_model(config, with_pretrained=False)
     load_state(model, weights.state, str(path))
-    if weights.published and config.get("freeze_backbone") is not False:
-        model.freeze_backbone_()  # pyright: ignore[reportCallIssue]
     return model.eval()
