@@ -25,6 +25,7 @@ EVERY = {"type": click.IntRange(min=0), "show_default": True}
 @click.option(
     "--checkpoint", help="Continue from 'latest' (from scratch when there is none), a step number, or the path of a <step>.pt file."
 )
+@click.option("--init_only", is_flag=True, help="Take only the weights of --checkpoint, any file of weights, for a new run from step 0.")
 @click.option("--batch_size_forward", default=4, **COUNT, help="Samples per process and forward pass.")
 @click.option("--gradient_accumulation_steps", default=1, **COUNT, help="Forward passes per update.")
 @click.option("--enable_gradient_checkpointing", default=True, **YES_NO, help="Less memory for more time; changes no number.")
@@ -40,6 +41,7 @@ EVERY = {"type": click.IntRange(min=0), "show_default": True}
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key: --set data.datasets[0].weight=2. Repeatable.")
 @click.option("--overfit", type=click.IntRange(min=0), default=0, metavar="N", help="Train on the same N augmented samples for ever.")
 @click.option("--dry_run", is_flag=True, help="Build everything, take one step, print the plan, write nothing.")
+@click.option("--detect_anomaly", is_flag=True, help="Name the first module whose output is not finite. Slow.")
 def main(config: str, overrides: tuple[str, ...], enable_mixed_precision: bool, precision: str | None, **options) -> None:
     """Train a stereo network as a configuration says, and keep checkpoints, previews and metrics in a workspace."""
     try:

@@ -82,9 +82,16 @@ class Checkpoints:
             return Checkpoints(path.parent).latest()
         if not path.stem.isdigit():
             raise UserError(
-                f"--checkpoint {spec}: to continue a run, pass its weights file <step>.pt; its _optimizer.pt is read from beside it"
+                f"--checkpoint {spec}: to continue a run, pass its weights file <step>.pt; its _optimizer.pt is read from beside it. To "
+                "start a new run from these weights, add --init_only"
             )
-        return Checkpoint(path.parent, int(path.stem))
+        found = Checkpoint(path.parent, int(path.stem))
+        if not found.path("optimizer").exists():
+            raise UserError(
+                f"--checkpoint {spec}: {found.path('optimizer').name} is not beside it, so the run cannot be continued; to start a new one "
+                "from these weights, add --init_only"
+            )
+        return found
 
     def rewind(self, step: int) -> Path | None:
         """Make `step` the latest and move the files of later steps to a folder of their own: a run continued from here overwrites nothing.

@@ -71,6 +71,9 @@ def update(run: Run, step: int) -> None:
     run.model.train()
     keys: list[str] = []
     for batch in run.loader.batches(step):
+        names = [f"{name}/{key}" for name, key in zip(batch.datasets, batch.keys, strict=True)]
+        if run.anomaly is not None:
+            run.anomaly.at(step, names)
         with run.accelerator.accumulate(run.model):
             batch = batch.to(run.accelerator.device)
             output = run.model(batch.left, batch.right, iters=run.config.training.iterations)
@@ -78,7 +81,9 @@ def update(run: Run, step: int) -> None:
             run.accelerator.backward(loss)
         run.means.add(parts, run.objective.counts(batch))
         run.metrics.add(output.disparity, batch.disparity, batch.valid, batch.datasets)
-        keys += [f"{name}/{key}" for name, key in zip(batch.datasets, batch.keys, strict=True)]
+        keys += names
+    if run.anomaly is not None and run.accelerator.scaler is None:  # with a scaler, infinite gradients are its business
+        run.anomaly.look_at_gradients()
     norm = run.accelerator.clip_grad_norm_(run.model.parameters(), run.config.training.clip_norm)
     apply_update(run, norm, step, keys)
 
@@ -224,9 +229,10 @@ def save(run: Run, done: int) -> None:
     if not run.accelerator.is_main_process:
         return
     about = {"step": done, "model_config": run.config.model, "config": run.config.dump()}
+    weights = about | {"carried": run.carried}
     scaler = run.accelerator.scaler
     parts: dict[str, dict[str, Any]] = {
-        "model": about | {"model": run.network.state_dict()},
+        "model": weights | {"model": run.network.state_dict()},
         "optimizer": about
         | {
             "optimizer": run.optimizer.state_dict(),
@@ -242,7 +248,7 @@ def save(run: Run, done: int) -> None:
         },
     }
     if run.ema is not None:
-        parts["ema"] = about | run.ema.state_dict()
+        parts["ema"] = weights | run.ema.state_dict()
     checkpoint = run.checkpoints.save(done, parts)
     if run.config.trackers.log_checkpoints == "all":
         for part in parts:

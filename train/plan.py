@@ -5,6 +5,7 @@ import time
 
 from train.loop import update
 from train.run import Run
+from train.start import weights_table
 from train.utils import parameter_table
 from utils.versions import peak_memory_gib
 
@@ -38,6 +39,8 @@ def describe(run: Run) -> str:
     return "\n".join(
         [
             parameter_table(run.network, run.optimizer),
+            "weights",
+            *weights_table(run.network, run.sources),
             "data",
             *data,
             "losses",

@@ -13,8 +13,8 @@ from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor, nn
 
-from core import MODELS, build_model
-from core.weight_files import load_state
+from core import MODELS
+from train.anomaly import AnomalyDetector
 from train.checkpoint import Checkpoint, Checkpoints
 from train.config import RunConfig, differences, flatten
 from train.dataloader import Mixture, TrainLoader, build_sources, default_workers
@@ -22,6 +22,7 @@ from train.ema import Ema
 from train.evaluation import ValidationSet
 from train.losses import Objective
 from train.metrics import Means, MetricSums
+from train.start import Start, check_crops, load_weights, report_start, start_from_checkpoint, start_from_file, start_new
 from train.trackers import Tracker, build_trackers
 from train.utils import build_lr_scheduler, build_optimizer
 from utils.errors import UserError, shorten
@@ -34,6 +35,7 @@ TRAIN_METRICS = ("epe", "bad_1", "d1_all")
 RESUMED = {
     "step", "optimizer", "lr_scheduler", "scaler", "means", "metrics", "skipped", "skipped_in_row", "config", "options", "run_id"
 }  # fmt: skip
+NOT_COMPARED = {"workspace", "checkpoint", "init_only", "num_iterations", "dry_run", "detect_anomaly"}  # options that change no number
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Options:
 
     workspace: Path
     checkpoint: str | None = None
+    init_only: bool = False
     batch_size_forward: int = 4
     gradient_accumulation_steps: int = 1
     enable_gradient_checkpointing: bool = True
@@ -55,6 +58,7 @@ class Options:
     seed: int = 0
     overfit: int = 0
     dry_run: bool = False
+    detect_anomaly: bool = False
     config_suffix: str = ".json"
 
     def dump(self) -> dict[str, Any]:
@@ -82,6 +86,9 @@ class Run:
     first_step: int
     means: Means
     metrics: MetricSums
+    sources: dict[str, str]  # part of the network -> where its first weights came from
+    carried: dict[str, Tensor]  # entries of published weights that the network has no place for; every checkpoint holds them
+    anomaly: AnomalyDetector | None = None
     skipped: int = 0
     skipped_in_row: int = 0
 
@@ -114,7 +121,8 @@ def build_run(config: RunConfig, options: Options) -> Run:
     checkpoints = Checkpoints(options.workspace / "checkpoint")
     start = _find_start(checkpoints, options)
     mix, held = build_data(config, options)
-    network = _build_network(config, options, accelerator, start)
+    begun = _begin(config, options, accelerator, start)
+    network, config = begun.network, begun.config
     optimizer = build_optimizer(network, config.optimizer)
     schedule = build_lr_scheduler(optimizer, config.lr_scheduler, options.num_iterations)
     ema = Ema(network, config.ema.decay) if options.enable_ema else None
@@ -139,30 +147,34 @@ def build_run(config: RunConfig, options: Options) -> Run:
         first_step=0,
         means=Means([*objective.keys, "grad_norm"], accelerator.device),
         metrics=MetricSums([source.name for source in mix.sources], TRAIN_METRICS, device=accelerator.device),
+        sources=begun.sources,
+        carried=begun.carried,
     )
     if start is not None and state is not None:
         restore(run, start, state)
+    if options.detect_anomaly:
+        run.anomaly = AnomalyDetector(network)
     if accelerator.is_main_process and not options.dry_run:
         _open_workspace(run, start, state)
     accelerator.wait_for_everyone()
     return run
 
 
-def _build_network(config: RunConfig, options: Options, accelerator: Accelerator, start: Checkpoint | None) -> nn.Module:
-    """On its device, with the weights it starts from."""
+def _begin(config: RunConfig, options: Options, accelerator: Accelerator, start: Checkpoint | None) -> Start:
+    """The network on its device, with the weights it starts from."""
     torch.manual_seed(options.seed)
-    network = build_model(config.model, with_pretrained=start is None)
+    if options.init_only:
+        begun = start_from_file(config, Path(options.checkpoint or ""))
+    else:
+        begun = start_new(config) if start is None else start_from_checkpoint(config, start)
+    check_crops(begun.config, options.batch_size_forward)
+    if accelerator.is_main_process:
+        report_start(begun)
+    network = begun.network
     network.gradient_checkpointing = options.enable_gradient_checkpointing
-    if start is not None:
-        load_weights(network, start.load("model"), start.path("model"), config)
-    elif config.model.get("pretrained_backbone") == "none" and config.model.get("feature_type") == "dinov2":
-        log.warning(
-            "the monocular branch starts from random weights and is trained; FoundationStereo starts from Depth Anything V2: "
-            "--set model.pretrained_backbone=PATH (or timm)"
-        )
-    if accelerator.num_processes > 1 and config.model.get("sync_batchnorm"):
+    if accelerator.num_processes > 1 and begun.config.model.get("sync_batchnorm"):
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    return network.to(accelerator.device)
+    return begun._replace(network=network.to(accelerator.device))
 
 
 def _build_loader(config: RunConfig, options: Options, mix: Mixture, accelerator: Accelerator, first_step: int) -> TrainLoader:
@@ -197,7 +209,13 @@ def _build_accelerator(options: Options) -> Accelerator:
 def _find_start(checkpoints: Checkpoints, options: Options) -> Checkpoint | None:
     """Where the run begins; UserError rather than writing over a run that is already there."""
     start = None
-    if options.checkpoint is not None:
+    if options.init_only:
+        if options.checkpoint is None or options.checkpoint == "latest" or options.checkpoint.isdigit():
+            raise UserError(
+                f"--init_only: --checkpoint is {options.checkpoint or 'not given'}; expected the path of a weight file to start from: "
+                "published (.pth), of this project (<step>.pt, <step>_ema.pt), or .safetensors"
+            )
+    elif options.checkpoint is not None:
         start = checkpoints.find(options.checkpoint)
         if start is None:
             log.info("no checkpoint in %s yet: starting from step 0", checkpoints.folder)
@@ -236,21 +254,6 @@ def build_data(config: RunConfig, options: Options) -> tuple[Mixture, Validation
     return mix, ValidationSet(held if measured else [], validation, data.max_disparity)
 
 
-def load_weights(network: nn.Module, content: dict[str, Any], path: Path, config: RunConfig) -> None:
-    """Strictly. Raises UserError that names what the two models differ in."""
-    state, theirs = content.get("model"), content.get("model_config")
-    if not isinstance(state, dict) or not isinstance(theirs, dict):
-        raise UserError(f"{path}: holds no 'model' with its 'model_config'; expected a weights file <step>.pt of this project")
-    try:
-        load_state(network, state, str(path))
-    except UserError as error:
-        keys = sorted(differences(config.model, theirs))
-        differing = ", ".join(f"{key}: {config.model.get(key)!r} / {theirs.get(key)!r}" for key in keys)
-        raise UserError(
-            f"{path}: a checkpoint of another model; configuration / checkpoint: {differing or 'the same keys'} ({error})"
-        ) from None
-
-
 def restore(run: Run, start: Checkpoint, state: dict[str, Any]) -> None:
     """Optimizer, schedule, scaler, average and counters as they were. Raises UserError for a file that does not fit."""
     if missing := RESUMED - state.keys():
@@ -275,7 +278,7 @@ def restore(run: Run, start: Checkpoint, state: dict[str, Any]) -> None:
     run.skipped, run.skipped_in_row = state["skipped"], state["skipped_in_row"]
     run.first_step = state["step"]
     for name, ours, theirs in (("configuration", run.config.dump(), state["config"]), ("options", run.options.dump(), state["options"])):
-        if changed := differences(flatten(ours), flatten(theirs)) - {"workspace", "checkpoint", "num_iterations", "dry_run"}:
+        if changed := differences(flatten(ours), flatten(theirs)) - NOT_COMPARED:
             log.warning("continuing with %s that differ from the checkpoint's in %s", name, shorten(sorted(changed)))
     if run.config.optimizer != state["config"]["optimizer"]:
         log.warning("the optimizer goes on with the rates and settings of the checkpoint, not with those of the configuration")

@@ -40,7 +40,8 @@ def test_options_are_exactly_the_documented_ones_with_their_defaults():
     }  # fmt: skip
     assert {name: found[name] for name in documented} == documented
     assert str(found["--workspace"]) == "workspace/stereo_train"
-    assert set(found) == {*documented, "--workspace", "--checkpoint", "--precision", "--set", "--overfit", "--dry_run"}
+    others = {"--workspace", "--checkpoint", "--init_only", "--precision", "--set", "--overfit", "--dry_run", "--detect_anomaly"}
+    assert set(found) == {*documented, *others}
 
 
 def test_a_run_leaves_checkpoints_configuration_metrics_and_previews(train, tiny, tmp_path):
