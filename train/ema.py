@@ -1,4 +1,7 @@
-"""An exponential moving average of the weights, and its state. When it is updated is the loop's decision."""
+"""What is kept beside the weights of a network: their moving average, and the statistics of the last good update.
+
+When either is taken or used is the loop's decision.
+"""
 
 import copy
 from typing import Any
@@ -31,3 +34,25 @@ class Ema:
 
     def state_dict(self) -> dict[str, Any]:
         return {"model": self.module.state_dict(), "num_updates": self.num_updates}
+
+
+class LastStatistics:
+    """The buffers of a network (batch-norm statistics) as they were after the last update that was taken.
+
+    A forward pass changes them before anybody knows whether its gradient is finite: without this a single overflow would leave NaN in the
+    running statistics, harmless in training and fatal in every evaluation after it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._saved = [value.detach().clone() for value in model.buffers()]
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        for saved, value in zip(self._saved, self._model.buffers(), strict=True):
+            saved.copy_(value)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        for saved, value in zip(self._saved, self._model.buffers(), strict=True):
+            value.copy_(saved)

@@ -89,7 +89,10 @@ def update(run: Run, step: int) -> None:
 
 
 def apply_update(run: Run, norm: Tensor, step: int, keys: list[str]) -> None:
-    """Optimizer, schedule and average move together or not at all. The norm is that of the reduced gradient: all processes decide alike."""
+    """Optimizer, schedule, average and batch-norm statistics move together or not at all.
+
+    The norm is that of the reduced gradient: all processes decide alike.
+    """
     finite = math.isfinite(norm)
     if finite or run.accelerator.scaler is not None:  # the scaler skips by itself, and must see the step to lower its scale
         run.optimizer.step()
@@ -99,8 +102,10 @@ def apply_update(run: Run, norm: Tensor, step: int, keys: list[str]) -> None:
         run.schedule.step()
         if run.ema is not None:
             run.ema.update(run.network)
+        run.statistics.keep()
         run.skipped_in_row = 0
         return
+    run.statistics.restore()
     run.skipped += 1
     run.skipped_in_row += 1
     log.warning("step %d skipped: the gradient norm is %s; samples of this process: %s", step, float(norm), shorten(keys))

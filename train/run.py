@@ -18,7 +18,7 @@ from train.anomaly import AnomalyDetector
 from train.checkpoint import Checkpoint, Checkpoints
 from train.config import RunConfig, differences, flatten
 from train.dataloader import Mixture, TrainLoader, build_sources, default_workers
-from train.ema import Ema
+from train.ema import Ema, LastStatistics
 from train.evaluation import ValidationSet
 from train.losses import Objective
 from train.metrics import Means, MetricSums
@@ -78,6 +78,7 @@ class Run:
     schedule: Any
     objective: Objective
     ema: Ema | None
+    statistics: LastStatistics
     mix: Mixture
     held: ValidationSet
     loader: TrainLoader
@@ -139,6 +140,7 @@ def build_run(config: RunConfig, options: Options) -> Run:
         schedule=schedule,
         objective=objective,
         ema=ema,
+        statistics=LastStatistics(network),
         mix=mix,
         held=held,
         loader=_build_loader(config, options, mix, accelerator, first_step=0 if state is None else state.get("step", 0)),
