@@ -143,9 +143,7 @@ def unhealthy(network: nn.Module) -> list[str]:
             count = int((~value.isfinite()).sum())
             found.append(f"{name}: {count} of {value.numel()} values are not finite")
         elif name.endswith("running_var") and (low < 0 or high > LIMIT_VARIANCE):
-            found.append(
-                f"{name}: from {low:.3g} to {high:.3g}, sane is 0 to {LIMIT_VARIANCE:g}; model.batch_norm frozen_statistics keeps it"
-            )
+            found.append(f"{name}: from {low:.3g} to {high:.3g}, sane is 0 to {LIMIT_VARIANCE:g}")
         elif not name.endswith("running_var") and max(-low, high) > LIMIT_WEIGHT:
             found.append(f"{name}: from {low:.3g} to {high:.3g}, sane is up to {LIMIT_WEIGHT:g}")
     return found

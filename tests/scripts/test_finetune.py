@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -181,3 +182,38 @@ def test_freezing_is_as_the_file_says_unless_the_configuration_does(released, tm
     assert start.network.frozen_parts == frozen
     again = build_model(start.config.model, with_pretrained=False)  # as going on from its checkpoint does
     assert again.frozen_parts == frozen
+
+
+def test_no_nan_reaches_a_weight_and_every_skip_is_explained(tmp_path, monkeypatch, caplog):
+    """Exploded running variances in one layer, a sample without valid pixels in every step, and every third step an infinite ground truth
+    that is marked as valid, as no reader passes it on."""
+    from train import loop
+    from train.config import load_config
+    from train.run import Options, build_run
+
+    write_tiny(tmp_path / "start.pt")
+    content = torch.load(tmp_path / "start.pt", weights_only=True)
+    content["model"]["context.stages.1.0.norm1.running_var"].fill_(1e4)
+    torch.save(content, tmp_path / "start.pt")
+    (tmp_path / "run.json").write_text(json.dumps(TINY))
+    options = Options(tmp_path / "run", checkpoint=str(tmp_path / "start.pt"), init_only=True, batch_size_forward=2, num_iterations=9,
+                      save_every=0, enable_mlflow=False)  # fmt: skip
+    with build_run(load_config(tmp_path / "run.json"), options) as run:
+        batches = run.loader.batches
+
+        def poisoned(step):
+            for batch in batches(step):
+                batch.valid[0] = False
+                if step % 3 == 1:
+                    batch.disparity[1, 9, 9], batch.valid[1, 9, 9] = float("inf"), True
+                yield batch
+
+        monkeypatch.setattr(run.loader, "batches", poisoned)
+        logging.getLogger("stereofoundry").propagate = True
+        for step in range(9):
+            loop.update(run, step)
+            for network in (run.network, run.ema.module):
+                assert all(value.isfinite().all() for value in network.state_dict().values() if value.is_floating_point())
+        assert run.skipped == 3 and run.ema.num_updates == 6
+    lines = [record.getMessage() for record in caplog.records if "skipped" in record.getMessage()]
+    assert len(lines) == 3 and all("samples of this process: made/" in line for line in lines)
