@@ -4,8 +4,8 @@ import time
 
 import numpy as np
 import pytest
-from fsd_layout import write_pair, write_real_pairs
 
+from tests.fsd_layout import write_pair, write_real_pairs
 from train.datasets import SampleError, build_dataset
 from utils.errors import UserError
 from utils.geometry import warp_right
