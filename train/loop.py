@@ -70,6 +70,7 @@ def update(run: Run, step: int) -> None:
     torch.manual_seed(torch_seed(run.options.seed, step, run.accelerator.process_index))
     run.model.train()
     keys: list[str] = []
+    seen = []
     for batch in run.loader.batches(step):
         names = [f"{name}/{key}" for name, key in zip(batch.datasets, batch.keys, strict=True)]
         if run.anomaly is not None:
@@ -79,19 +80,21 @@ def update(run: Run, step: int) -> None:
             output = run.model(batch.left, batch.right, iters=run.config.training.iterations)
             loss, parts = run.objective(output, batch)
             run.accelerator.backward(loss)
-        run.means.add(parts, run.objective.counts(batch))
-        run.metrics.add(output.disparity, batch.disparity, batch.valid, batch.datasets)
+        seen.append((parts, output.disparity.detach(), batch))
         keys += names
     if run.anomaly is not None and run.accelerator.scaler is None:  # with a scaler, infinite gradients are its business
         run.anomaly.look_at_gradients()
     norm = run.accelerator.clip_grad_norm_(run.model.parameters(), run.config.training.clip_norm)
-    apply_update(run, norm, step, keys)
+    if apply_update(run, norm, step, keys):  # what a skipped update saw would make the means of its whole window NaN
+        for parts, disparity, batch in seen:
+            run.means.add(parts, run.objective.counts(batch))
+            run.metrics.add(disparity, batch.disparity, batch.valid, batch.datasets)
 
 
-def apply_update(run: Run, norm: Tensor, step: int, keys: list[str]) -> None:
+def apply_update(run: Run, norm: Tensor, step: int, keys: list[str]) -> bool:
     """Optimizer, schedule, average and batch-norm statistics move together or not at all.
 
-    The norm is that of the reduced gradient: all processes decide alike.
+    The norm is that of the reduced gradient: all processes decide alike. Returns whether the update was taken.
     """
     finite = math.isfinite(norm)
     if finite or run.accelerator.scaler is not None:  # the scaler skips by itself, and must see the step to lower its scale
@@ -104,7 +107,7 @@ def apply_update(run: Run, norm: Tensor, step: int, keys: list[str]) -> None:
             run.ema.update(run.network)
         run.statistics.keep()
         run.skipped_in_row = 0
-        return
+        return True
     run.statistics.restore()
     run.skipped += 1
     run.skipped_in_row += 1
@@ -114,6 +117,7 @@ def apply_update(run: Run, norm: Tensor, step: int, keys: list[str]) -> None:
             f"{run.skipped_in_row} updates in a row had a gradient that is not finite (training.max_skipped), the last at step {step} with "
             f"the samples {shorten(keys)}; look at these samples, lower the learning rate, or use --precision bf16 in place of fp16"
         )
+    return False
 
 
 # ---- report -----------------------------------------------------------------------------------------------------------------------------

@@ -72,6 +72,7 @@ def test_an_infinite_gradient_moves_nothing_and_the_next_step_is_whole(build, mo
     assert after["n"] == before["n"] + 1 and after["lr"] == before["lr"] + 1
     assert all(torch.isfinite(value).all() for value in after.values())
     assert run.skipped == 1 and run.skipped_in_row == 0
+    assert torch.isfinite(torch.tensor(list(run.means.reduce().values()))).all()
 
 
 def test_batch_norm_statistics_survive_a_forward_pass_that_is_not_finite(build):
