@@ -1,5 +1,7 @@
 """What all tests share: where the development data lies when it is there. Fixtures of one room live beside that room's tests."""
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,3 +20,13 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"development data not found at {SHARED.name}/ beside the project")
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def _logger_of_its_own() -> Iterator[None]:
+    """Every test finds the project's logger as an import leaves it; commands set it up for a terminal, where pytest does not see it."""
+    logger = logging.getLogger("stereofoundry")
+    before = logger.handlers[:], logger.propagate, logger.level
+    yield
+    logger.handlers[:], logger.propagate = before[:2]
+    logger.setLevel(before[2])

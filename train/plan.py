@@ -17,7 +17,7 @@ def dry_run(run: Run) -> str:
     seconds = time.perf_counter() - start
     losses, errors = run.means.reduce(), run.metrics.reduce()
     return (
-        f"{describe(run)}\n\none step: {seconds:.1f} s with start-up, loss {losses['loss']:.4f}, EPE {errors['epe']:.3f} px, "
+        f"{describe(run)}\n\none step: {seconds:.1f} s with start-up, loss {losses.get('loss', math.nan):.4f}, EPE {errors['epe']:.3f} px, "
         f"gradient norm {losses.get('grad_norm', math.nan):.3g}, peak memory {peak_memory_gib(run.accelerator.device):.2f} GiB"
     )
 
