@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.calibration import Calibration
+
 
 @dataclass(frozen=True, slots=True)
 class StereoSample:
@@ -18,6 +20,7 @@ class StereoSample:
     disparity_right, valid_right: the same for the right view (x_left = x_right + disparity_right), where the data set has it.
     occluded: bool (H, W), left pixels that the right eye does not see, where the data set knows.
     sparse: ground truth with holes between points (laser); never interpolated.
+    calibration: of the stored pair, where the data set has it; augmentations drop it.
     key: the sample's name inside its data set; stable when files are added.
     """
 
@@ -29,6 +32,7 @@ class StereoSample:
     valid_right: np.ndarray | None = None
     occluded: np.ndarray | None = None
     sparse: bool = False
+    calibration: Calibration | None = None
     key: str = ""
 
     def replace(self, **changes: object) -> Self:
