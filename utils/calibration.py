@@ -10,7 +10,7 @@ class Calibration:
 
     focal_px: in pixels of `size`. doffs_px: x difference of the principal points, c_x of the right view minus that of the left.
     centre: principal point (c_x, c_y) of the left view, in pixels. size: (width, height) that all of this belongs to.
-    Disparity is a difference of columns, so `focal_px` is that of the columns; `focal_y_px` is that of the rows, equal where pixels are square.
+    `focal_px` is that of the columns, as disparity is a difference of columns; `focal_y_px` that of the rows, the same where absent.
     """
 
     focal_px: float
@@ -25,6 +25,4 @@ class Calibration:
         across, down = size[0] / self.size[0], size[1] / self.size[1]
         centre = None if self.centre is None else ((self.centre[0] + 0.5) * across - 0.5, (self.centre[1] + 0.5) * down - 0.5)
         focal_y = (self.focal_px if self.focal_y_px is None else self.focal_y_px) * down
-        return replace(
-            self, focal_px=self.focal_px * across, focal_y_px=focal_y, doffs_px=self.doffs_px * across, centre=centre, size=size
-        )
+        return replace(self, focal_px=self.focal_px * across, focal_y_px=focal_y, doffs_px=self.doffs_px * across, centre=centre, size=size)
