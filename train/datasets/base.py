@@ -1,5 +1,6 @@
 """What a data set is to the rest of the program, and the registry of their types. The layouts themselves are one file each beside this."""
 
+from pathlib import Path
 from typing import Protocol
 
 from train.sample import StereoSample
@@ -24,6 +25,10 @@ class StereoDataset(Protocol):
 
     def key(self, i: int) -> str:
         """The name of sample `i`, which stays the same when files are added."""
+        ...
+
+    def files(self, i: int) -> list[Path]:
+        """The files that sample `i` is read from; none where it is computed."""
         ...
 
     def load(self, i: int) -> StereoSample:

@@ -6,7 +6,6 @@ directly under the path or in scene folders at any depth (`<scene>/dataset/data/
 """
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -88,15 +87,16 @@ class FSD:
         """The file's name without its ending, after the folders between `path` and `left`: `scene_1/dataset/data/0000`."""
         return _join(self._folders[self._folder[i]], str(self._name[i]))
 
-    def files(self, i: int) -> "Files":
+    def files(self, i: int) -> list[Path]:
+        """Left image, right image, disparity."""
         folder = self.path / self._folders[self._folder[i]]
-        return Files(*(folder / side / f"{self._name[i]}{suffixes[self._suffix[side][i]]}" for side, suffixes in SIDES.items()))
+        return [folder / side / f"{self._name[i]}{suffixes[self._suffix[side][i]]}" for side, suffixes in SIDES.items()]
 
     def load(self, i: int) -> StereoSample:
         files = self.files(i)
         try:
-            left, right = read_image(files.left), read_image(files.right)
-            disparity, valid = read_fsd_disparity(files.disparity)
+            left, right = read_image(files[0]), read_image(files[1])
+            disparity, valid = read_fsd_disparity(files[2])
         except (OSError, ValueError) as error:
             raise SampleError(f"fsd: {self.key(i)}: {error}") from error
         if not left.shape[:2] == right.shape[:2] == disparity.shape:
@@ -106,18 +106,6 @@ class FSD:
             valid &= disparity < self.max_disparity
             disparity[~valid] = 0
         return StereoSample(left=left, right=right, disparity=disparity, valid=valid, key=self.key(i))
-
-
-@dataclass(frozen=True)
-class Files:
-    """The three files of a pair."""
-
-    left: Path
-    right: Path
-    disparity: Path
-
-    def __iter__(self):
-        return iter((self.left, self.right, self.disparity))
 
 
 def _data_folders(path: Path) -> list[str]:

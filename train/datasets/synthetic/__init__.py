@@ -75,6 +75,9 @@ class Synthetic:
     def key(self, i: int) -> str:
         return f"{i:08d}"
 
+    def files(self, i: int) -> list[Path]:
+        return []
+
     def load(self, i: int) -> StereoSample:
         rng = np.random.default_rng([self.seed, i])
         surfaces = build_scene(rng, self.size, (self.min_disparity, self.max_disparity), self.objects)

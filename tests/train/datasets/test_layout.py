@@ -1,0 +1,123 @@
+"""Templates on folders made for it: what is found, what belongs together, and what is said when something does not."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from train.datasets import SampleError
+from train.datasets.layout import Lines, find, open_files
+from train.sample import StereoSample
+from utils.errors import UserError
+
+PAIR = {"left": "{scene:**}/left/{frame}.{suffix}", "right": "{scene:**}/right/{frame}.{suffix}"}
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+
+
+def decode(files):
+    image = np.zeros((2, 3, 3), np.uint8)
+    return StereoSample(image, image, np.zeros((2, 3), np.float32), np.zeros((2, 3), bool))
+
+
+def keys(dataset):
+    return [dataset.key(i) for i in range(len(dataset))]
+
+
+def test_fields_are_what_the_names_say(tmp_path):
+    touch(tmp_path, "a/x_10.png", "a/x_11.png", "b/y_10.png", "b/deep/z_10.png", "a/.hidden_10.png")
+    assert find(tmp_path, "{scene}/{frame}_10.png") == {
+        "a/x_10.png": {"scene": "a", "frame": "x"},
+        "b/y_10.png": {"scene": "b", "frame": "y"},
+    }
+    assert list(find(tmp_path, "{scene:**}/{frame}_10.png").values()) == [
+        {"scene": "a", "frame": "x"},
+        {"scene": "b", "frame": "y"},
+        {"scene": "b/deep", "frame": "z"},
+    ]
+
+
+def test_a_field_given_twice_must_be_the_same_text(tmp_path):
+    touch(tmp_path, "s1/s1_0.png", "s1/s2_0.png")
+    assert list(find(tmp_path, "{scene}/{scene}_{frame}.png")) == ["s1/s1_0.png"]
+
+
+def test_a_dot_in_a_template_is_a_dot(tmp_path):
+    touch(tmp_path, "aXpng", "a.png")
+    assert list(find(tmp_path, "{frame}.png")) == ["a.png"]
+
+
+def test_files_are_paired_by_their_fields_whatever_their_order_and_suffix(tmp_path):
+    touch(tmp_path, "left/0002.png", "left/0001.jpg", "right/0001.png", "right/0002.jpg", "s/left/0001.png", "s/right/0001.png")
+    dataset = open_files("own", tmp_path, PAIR, decode, key="{scene}/{frame}")
+    assert keys(dataset) == ["0001", "0002", "s/0001"]
+    assert dataset.paths(0) == {"left": tmp_path / "left/0001.jpg", "right": tmp_path / "right/0001.png"}
+
+
+def test_an_optional_file_serves_all_samples_of_its_scene(tmp_path):
+    touch(tmp_path, "a/left/0.png", "a/left/1.png", "a/right/0.png", "a/right/1.png", "a/calib.txt", "b/left/0.png", "b/right/0.png")
+    dataset = open_files("own", tmp_path, PAIR, decode, key="{scene}/{frame}", optional={"calibration": "{scene:**}/calib.txt"})
+    assert ["calibration" in dataset.paths(i) for i in range(3)] == [True, True, False]
+    assert len(dataset.files(0)) == 3 and len(dataset.files(2)) == 2
+
+
+@pytest.mark.parametrize("lonely", ["left/0002.png", "right/0002.png"])
+def test_a_file_without_partner_stops_unless_allowed(tmp_path, lonely):
+    touch(tmp_path, "left/0001.png", "right/0001.png", lonely)
+    with pytest.raises(UserError, match=rf"own: .*1 unpaired files beside 1 complete samples: {lonely}.*allow_unpaired"):
+        open_files("own", tmp_path, PAIR, decode, key="{frame}")
+    assert keys(open_files("own", tmp_path, PAIR, decode, key="{frame}", allow_unpaired=True)) == ["0001"]
+
+
+def test_two_files_for_one_place_are_refused(tmp_path):
+    touch(tmp_path, "left/0001.png", "left/0001.jpg", "right/0001.png")
+    with pytest.raises(UserError, match=r"left/0001\.jpg and left/0001\.png are two files for one place"):
+        open_files("own", tmp_path, PAIR, decode, key="{frame}")
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [(None, "no path given"), ("missing", "no such folder"), ("file", "is a file, not a folder"), (".", "no sample under")],
+)
+def test_a_wrong_folder_is_named_with_what_was_expected(tmp_path, path, found):
+    touch(tmp_path, "file")
+    with pytest.raises(UserError, match=rf"own: .*{found}.*\*\*/left/\*\.\*"):
+        open_files("own", None if path is None else tmp_path / path, PAIR, decode, key="{frame}")
+
+
+def test_a_link_in_a_circle_ends(tmp_path):
+    touch(tmp_path, "s/left/0.png", "s/right/0.png")
+    (tmp_path / "s" / "again").symlink_to(tmp_path)
+    assert keys(open_files("own", tmp_path, PAIR, decode, key="{scene}/{frame}")) == ["s/0"]
+
+
+def test_keep_chooses_by_fields(tmp_path):
+    touch(tmp_path, "a/left/0.png", "a/right/0.png", "b/left/0.png", "b/right/0.png")
+    assert keys(open_files("own", tmp_path, PAIR, decode, key="{scene}", keep=lambda fields: fields["scene"] != "a")) == ["b"]
+
+
+def test_broken_samples_are_named(tmp_path):
+    touch(tmp_path, "left/0.png", "right/0.png")
+
+    def other_sizes(files):
+        return decode(files).replace(right=np.zeros((2, 4, 3), np.uint8))
+
+    def broken(files):
+        raise ValueError(f"{files['left']}: cut off")
+
+    for function, message in (
+        (other_sizes, r"own: 0: sizes differ: left 3x2, right 4x2, disparity 3x2"),
+        (broken, r"own: 0: .*left/0\.png: cut off"),
+    ):
+        with pytest.raises(SampleError, match=message):
+            open_files("own", tmp_path, PAIR, function, key="{frame}").load(0)
+
+
+def test_lines_are_what_was_put_in():
+    texts = ["", "a", "größe/0001", "", "x\0y"]
+    lines = Lines(texts)
+    assert [lines[i] for i in range(len(lines))] == texts

@@ -1,0 +1,247 @@
+"""Layouts as path templates: which files of a folder belong together, and a data set made of them. Decoding is in `readers`.
+
+A template is a path with fields, `{split}/{scene}/left/{frame}.png`. A field is a piece of one name; `{scene:**}`, as a whole part of the
+path, is any number of folders, also none. Files with the same fields are one sample, so that nothing is paired by its position in a list
+and no path is made by replacing text in another. The field `{suffix}` may differ between the files of a sample.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from train.datasets.base import SampleError
+from train.sample import StereoSample
+from utils.errors import UserError, shorten
+
+SUFFIX = "suffix"
+FIELD = re.compile(r"\{(\w+)(:\*\*)?\}")
+Fields = dict[str, str]
+Files = Mapping[str, Path]
+Decode = Callable[[Files], StereoSample]
+
+
+class Row(NamedTuple):
+    """One sample: its key, and role -> path below the root with `/` between the parts ("" where an optional file is absent)."""
+
+    key: str
+    files: dict[str, str]
+
+
+def find(root: Path, template: str) -> dict[str, Fields]:
+    """Files under `root` that match the template -> their fields. Hidden ones are passed over; folders are listed, no file is touched."""
+    found: dict[str, Fields] = {}
+    _descend(root, "", [_part(part) for part in template.split("/")], {}, found)
+    return found
+
+
+def open_files(
+    kind: str,
+    root: Path | None,
+    required: Mapping[str, str],
+    decode: Decode,
+    *,
+    key: str,
+    optional: Mapping[str, str] | None = None,
+    keep: Callable[[Fields], bool] | None = None,
+    allow_unpaired: bool = False,
+) -> "FileDataset":
+    """The data set of the samples under `root`, sorted by key.
+
+    required, optional: role -> template; the first is what is searched for, the role `disparity_right` says that there is such a thing.
+    A template may leave fields of the others out (one calibration per scene).
+    decode: role -> path, without the optional files that are absent, to the sample; a file that cannot be decoded raises OSError or
+    ValueError with its name. A plain function or a `functools.partial` of one, so that worker processes can receive it.
+    key: a template for the sample's name, of the fields of the first role. keep: whether files with these fields take part.
+    Raises UserError where there is no sample, and for files without partners unless `allow_unpaired` says to leave them out.
+    """
+    root = _check_root(kind, root, required)
+    tables = {role: _index(root, template, keep) for role, template in (dict(required) | dict(optional or {})).items()}
+    names = {role: _names(template) for role, template in (dict(required) | dict(optional or {})).items()}
+    first = next(iter(required))
+    complete, unpaired = [], []
+    for fields, path in tables[first].items():
+        values = dict(zip(names[first], fields, strict=True))
+        files = {role: table.get(tuple(values[name] for name in names[role]), "") for role, table in tables.items()}
+        lacking = [role for role in required if not files[role]]
+        if lacking:
+            unpaired.append(f"{path} has no {' and no '.join(lacking)}")
+        else:
+            complete.append(Row(key.format(**values).strip("/"), files))
+    used = {path for row in complete for path in row.files.values()}
+    for role in list(required)[1:]:
+        unpaired += [f"{path} has no {first}" for path in tables[role].values() if path not in used and not _shared(names, role, first)]
+    if unpaired and not (allow_unpaired and complete):
+        raise UserError(
+            f"{kind}: {root}: {len(unpaired)} unpaired files beside {len(complete)} complete samples: {shorten(sorted(unpaired), 3)}; add "
+            f"the missing ones{', or set allow_unpaired to true to leave these out' if complete else ''} (looked for {_shown(required)})"
+        )
+    if not complete:
+        raise UserError(f"{kind}: no sample under {root} (looked for {_shown(required)}); pass the folder that contains these")
+    return FileDataset(kind, root, sorted(complete), decode)
+
+
+def _check_root(kind: str, root: Path | None, required: Mapping[str, str]) -> Path:
+    if root is None:
+        raise UserError(f"{kind}: no path given; pass the folder that contains {_shown(required)}")
+    if not root.is_dir():
+        found = "is a file, not a folder" if root.exists() else "no such folder"
+        raise UserError(f"{kind}: {root}: {found}; pass the folder that contains {_shown(required)}")
+    return root
+
+
+class FileDataset:
+    """Samples that are read from files, see `base.StereoDataset`. Made by `open_files`."""
+
+    def __init__(self, kind: str, root: Path, rows: Sequence[Row], decode: Decode) -> None:
+        self.kind, self.root = kind, root
+        self.has_right_disparity = any(row.files.get("disparity_right") for row in rows)
+        self._decode = decode
+        self._roles = list(rows[0].files)
+        self._rows = Lines("\0".join([row.key, *row.files.values()]) for row in rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def key(self, i: int) -> str:
+        return self._rows[i].partition("\0")[0]
+
+    def paths(self, i: int) -> dict[str, Path]:
+        """Role -> file of sample `i`, those that are there."""
+        files = self._rows[i].split("\0")[1:]
+        return {role: self.root / file for role, file in zip(self._roles, files, strict=True) if file}
+
+    def files(self, i: int) -> list[Path]:
+        return list(self.paths(i).values())
+
+    def load(self, i: int) -> StereoSample:
+        try:
+            sample = self._decode(self.paths(i)).replace(key=self.key(i))
+        except (OSError, ValueError) as error:
+            raise SampleError(f"{self.kind}: {self.key(i)}: {error}") from error
+        shapes = {"left": sample.left.shape[:2], "right": sample.right.shape[:2], "disparity": sample.disparity.shape}
+        if len(set(shapes.values())) > 1:
+            sizes = ", ".join(f"{name} {shape[1]}x{shape[0]}" for name, shape in shapes.items())
+            raise SampleError(f"{self.kind}: {self.key(i)}: sizes differ: {sizes}")
+        return sample
+
+
+class Lines(Sequence[str]):
+    """Texts in one block of bytes: a million of them as objects would be copied into every worker process, reference count by count."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        encoded = [line.encode("utf-8", "surrogateescape") for line in lines]
+        self._ends = np.cumsum([len(line) for line in encoded], dtype=np.int64)
+        self._bytes = b"".join(encoded)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, i):  # pyright: ignore[reportIncompatibleMethodOverride] (slices are not needed)
+        start = 0 if i == 0 else self._ends[i - 1]
+        return self._bytes[start : self._ends[i]].decode("utf-8", "surrogateescape")
+
+
+# ---- templates --------------------------------------------------------------------------------------------------------------------------
+
+
+def _index(root: Path, template: str, keep: Callable[[Fields], bool] | None) -> dict[tuple[str, ...], str]:
+    """Values of the template's fields, but the suffix, -> path. Raises UserError for two files that differ in their suffix only."""
+    names, table = _names(template), {}
+    for path, fields in find(root, template).items():
+        if keep is not None and not keep(fields):
+            continue
+        values = tuple(fields[name] for name in names)
+        if values in table:
+            raise UserError(f"{root}: {table[values]} and {path} are two files for one place; remove one of them")
+        table[values] = path
+    return table
+
+
+def _names(template: str) -> list[str]:
+    return [name for name in dict.fromkeys(match[1] for match in FIELD.finditer(template)) if name != SUFFIX]
+
+
+def _shared(names: Mapping[str, list[str]], role: str, first: str) -> bool:
+    """Whether files of `role` serve several samples, or none: then one that no sample uses is nothing to report."""
+    return set(names[role]) < set(names[first])
+
+
+def _shown(templates: Mapping[str, str]) -> str:
+    return ", ".join(FIELD.sub(lambda match: "**" if match[2] else "*", template) for template in templates.values())
+
+
+class Folders(NamedTuple):
+    """A part of a template that stands for any number of folders."""
+
+    field: str
+
+
+Part = str | re.Pattern[str] | Folders
+
+
+def _part(part: str) -> Part:
+    whole = FIELD.fullmatch(part)
+    if whole and whole[2]:
+        return Folders(whole[1])
+    if not FIELD.search(part):
+        return part
+    pattern, end, seen = "", 0, set()
+    for match in FIELD.finditer(part):
+        assert not match[2], f"{match[0]} must be a whole part of the path, found '{part}'"
+        pattern += re.escape(part[end : match.start()])
+        pattern += f"(?P={match[1]})" if match[1] in seen else f"(?P<{match[1]}>{r'[A-Za-z0-9]+' if match[1] == SUFFIX else r'.+'})"
+        seen.add(match[1])
+        end = match.end()
+    return re.compile(pattern + re.escape(part[end:]))
+
+
+def _descend(root: Path, folder: str, parts: list[Part], fields: Fields, found: dict[str, Fields]) -> None:
+    part, rest = parts[0], parts[1:]
+    if isinstance(part, Folders):
+        for inner in _folders(root, folder):
+            _descend(root, inner, rest, fields | {part.field: inner[len(folder) :].strip("/")}, found)
+    elif isinstance(part, str):
+        path = _join(folder, part)
+        if rest and (root / path).is_dir():
+            _descend(root, path, rest, fields, found)
+        elif not rest and (root / path).is_file():
+            found[path] = fields
+    else:
+        for entry in _entries(root / folder):
+            match = part.fullmatch(entry.name)
+            if not match or entry.is_dir() != bool(rest):
+                continue
+            if any(fields.get(name, value) != value for name, value in match.groupdict().items()):
+                continue
+            path, inner = _join(folder, entry.name), fields | match.groupdict()
+            if rest:
+                _descend(root, path, rest, inner, found)
+            else:
+                found[path] = inner
+
+
+def _folders(root: Path, folder: str) -> Iterator[str]:
+    """`folder` and every folder below it; a link is followed unless it leads to where we have been."""
+    seen: set[str] = set()
+    waiting = [folder]
+    while waiting:
+        inner = waiting.pop()
+        real = os.path.realpath(root / inner)
+        if real not in seen:
+            seen.add(real)
+            yield inner
+            waiting += [_join(inner, entry.name) for entry in reversed(_entries(root / inner)) if entry.is_dir()]
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder, sorted, without hidden things."""
+    with os.scandir(folder) as entries:
+        return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+
+
+def _join(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
