@@ -13,6 +13,22 @@ from core.disparity_transformer import Axis, DisparityTransformer
 ALONG_DISPARITY = 17
 
 
+class AxialConv(nn.Conv3d):
+    """A convolution along disparity alone, computed in two dimensions, disparity and all pixels in a row: the same numbers.
+
+    On a CPU this is three times faster; and in bf16 the three-dimensional kernel's backward pass reads and writes outside its memory
+    where there are fewer planes than taps (PyTorch 2.15 with oneDNN): gradients of 1e37, NaN, or an abort.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, (ALONG_DISPARITY, 1, 1), padding=(ALONG_DISPARITY // 2, 0, 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, D, h, w) to the same."""
+        flat = F.conv2d(x.flatten(3), self.weight.squeeze(-1), self.bias, padding=(ALONG_DISPARITY // 2, 0))
+        return flat.unflatten(3, x.shape[3:])
+
+
 class AxialPlanar(nn.Module):
     """A 3x3 convolution over the image, then one of length 17 over disparity: the reach of a large kernel at a small price."""
 
@@ -20,7 +36,7 @@ class AxialPlanar(nn.Module):
         super().__init__()
         self.planar = nn.Conv3d(channels, channels, (1, 3, 3), padding=(0, 1, 1))
         self.norm1 = nn.BatchNorm3d(channels)
-        self.axial = nn.Conv3d(channels, channels, (ALONG_DISPARITY, 1, 1), padding=(ALONG_DISPARITY // 2, 0, 0))
+        self.axial = AxialConv(channels)
         self.norm2 = nn.BatchNorm3d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
