@@ -8,8 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 Norm = Literal["batch", "instance", "none"]
+BatchNormPolicy = Literal["train", "frozen_statistics", "frozen"]
 
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -32,6 +34,17 @@ def make_norm(norm: Norm, channels: int, dims: int = 2) -> nn.Module:
     if norm == "batch":
         return BATCH[dims](channels)
     return INSTANCE[dims](channels) if norm == "instance" else nn.Identity()
+
+
+def keep_batch_norm(model: nn.Module, policy: BatchNormPolicy) -> None:
+    """After `model.train()`: what `policy` says of its batch norms. A network calls it in its own `train`."""
+    if policy == "train":
+        return
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
+            if policy == "frozen":
+                module.requires_grad_(False)
 
 
 class ConvNormAct(nn.Module):
@@ -67,12 +80,12 @@ class BasicBlock(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """RAFT's residual block: a ReLU before the sum and one after it; 1x1 shortcut where stride or width change.
+    """RAFT's residual block: a ReLU before the sum and one after it; 1x1 shortcut where stride or width change, or always (`project`).
 
     Convolutions have a bias, except before an instance norm, which would cancel it.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, norm: Norm, stride: int = 1) -> None:
+    def __init__(self, inputs: int, outputs: int, *, norm: Norm, stride: int = 1, project: bool = False) -> None:
         super().__init__()
         bias = norm != "instance"
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=bias)
@@ -80,13 +93,19 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=bias)
         self.norm2 = make_norm(norm, outputs)
         self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
+        if project or stride != 1 or inputs != outputs:
             self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=bias), make_norm(norm, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.norm1(self.conv1(x)), inplace=True)
         y = F.relu(self.norm2(self.conv2(y)), inplace=True)
         return F.relu(self.shortcut(x) + y, inplace=True)
+
+
+def two_blocks(inputs: int, outputs: int, *, norm: Norm, stride: int = 1, project: bool = False) -> nn.Sequential:
+    """A stage of RAFT's networks: the first block changes stride and width."""
+    first = ResidualBlock(inputs, outputs, norm=norm, stride=stride, project=project)
+    return nn.Sequential(first, ResidualBlock(outputs, outputs, norm=norm, project=project))
 
 
 class UpConcat(nn.Module):

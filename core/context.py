@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.blocks import ConvNormAct, ResidualBlock
+from core.blocks import ConvNormAct, ResidualBlock, two_blocks
 from core.checkpointing import checkpointed
 
 
@@ -47,10 +47,6 @@ class SpatialAttention(nn.Module):
         return self.conv(torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)).sigmoid()
 
 
-def two_blocks(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(ResidualBlock(inputs, outputs, norm="batch", stride=stride), ResidualBlock(outputs, outputs, norm="batch"))
-
-
 class ContextNetwork(nn.Module):
     """Residual network on the left image at full, half and quarter resolution; joined there by the monocular feature.
 
@@ -63,9 +59,10 @@ class ContextNetwork(nn.Module):
         full, half, quarter = dims
         self.conv = nn.Conv2d(3, full, 7, padding=3)
         self.norm = nn.BatchNorm2d(full)
-        self.stages = nn.ModuleList([two_blocks(full, full, 1), two_blocks(full, half, 2), two_blocks(half, quarter, 2)])
+        strides = ((full, full, 1), (full, half, 2), (half, quarter, 2))
+        self.stages = nn.ModuleList(two_blocks(inputs, outputs, norm="batch", stride=stride) for inputs, outputs, stride in strides)
         self.fuse = ConvNormAct(quarter + monocular, quarter)
-        self.down = nn.ModuleList(two_blocks(quarter, quarter, 2) for _ in range(levels - 1))
+        self.down = nn.ModuleList(two_blocks(quarter, quarter, norm="batch", stride=2) for _ in range(levels - 1))
         self.hidden = nn.ModuleList(self._head(quarter, hidden, level) for level in range(levels))
         self.context = nn.ModuleList(self._head(quarter, hidden, level) for level in range(levels))
         self.channel_attention = ChannelAttention(hidden)

@@ -10,16 +10,17 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from core import inference
 from core.backbone import Backbone
+from core.blocks import BatchNormPolicy, keep_batch_norm
 from core.checkpointing import checkpointed
 from core.context import ContextNetwork
 from core.correlation import Implementation, Lookup, lookup_channels
 from core.cost_volume import CostVolume, DisparityClassifier
 from core.disparity_transformer import Axis
 from core.hourglass import Hourglass
+from core.inputs import check_batch_statistics, check_iters, check_pair, check_start
 from core.output import StereoOutput
 from core.pretrained import freeze_request, load_pretrained
 from core.update import UpdateBlock
@@ -30,7 +31,6 @@ MEAN = (0.485, 0.456, 0.406)  # ImageNet, RGB
 STD = (0.229, 0.224, 0.225)
 
 Width = Annotated[int, Field(gt=0)]
-BatchNormPolicy = Literal["train", "frozen_statistics", "frozen"]
 
 
 class FoundationStereo(nn.Module):
@@ -43,6 +43,9 @@ class FoundationStereo(nn.Module):
     mean: Tensor
     std: Tensor
     multiple = 32  # H and W are multiples of this: the 1/4 volume is halved three times
+    padding = 32  # what `infer` pads to
+    stride = 4  # of the working grid
+    offers = frozenset({"initial"})  # what the output holds beside the disparities
 
     def __init__(
         self,
@@ -154,12 +157,7 @@ class FoundationStereo(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Training mode, except where parts are frozen and where `batch_norm` says otherwise."""
         super().train(mode)
-        if self.batch_norm != "train":
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-                    if self.batch_norm == "frozen":
-                        module.requires_grad_(False)
+        keep_batch_norm(self, self.batch_norm)
         return self
 
     def forward(self, left: Tensor, right: Tensor, iters: int | None = None, init: Tensor | None = None) -> StereoOutput:
@@ -215,31 +213,11 @@ class FoundationStereo(nn.Module):
         return checkpointed(function, *args, enabled=self.gradient_checkpointing, modules=(self.cost_volume, self.hourglass))
 
     def _check_input(self, left: Tensor, right: Tensor, iters: int | None, init: Tensor | None) -> int:
-        """Shapes only: looking at values would wait for the device."""
-        height, width = left.shape[-2:]
-        if left.shape != right.shape or left.dim() != 4 or left.shape[1] != 3:
-            raise UserError(f"model input: left {tuple(left.shape)}, right {tuple(right.shape)}; expected twice the same (B, 3, H, W)")
-        if height % self.multiple or width % self.multiple or not height or not width:
-            raise UserError(
-                f"model input: {width} x {height} (width x height) is no multiple of {self.multiple}; {_nearest(width, height)}"
-            )
-        if self.training and self.batch_norm == "train" and left.shape[0] * height * width == self.multiple**2:
-            raise UserError(f"model input: one image of {width} x {height} leaves batch norm a single value per channel; use larger crops")
-        if init is not None and init.shape != (left.shape[0], 1, height // 4, width // 4):
-            expected = (left.shape[0], 1, height // 4, width // 4)
-            raise UserError(f"model input: init has shape {tuple(init.shape)}; expected {expected}, a quarter of the image")
-        if iters is None:
-            return self.train_iters if self.training else self.valid_iters
-        if iters < 1:
-            raise UserError(f"model input: iters is {iters}; at least 1 refinement iteration is needed")
-        return iters
-
-
-def _nearest(width: int, height: int) -> str:
-    multiple = FoundationStereo.multiple
-    down = [max(multiple, side // multiple * multiple) for side in (width, height)]
-    up = [-(-max(side, 1) // multiple) * multiple for side in (width, height)]
-    return f"nearest sizes that are: {down[0]} x {down[1]}, {up[0]} x {up[1]}"
+        check_pair(left, right, self.multiple)
+        if self.training and self.batch_norm == "train":
+            check_batch_statistics(left, self.multiple)
+        check_start(init, left, self.stride)
+        return check_iters(iters, self.train_iters if self.training else self.valid_iters)
 
 
 def _check_widths(max_disp: int, hidden_dims: Sequence[int], n_gru_layers: int, volume_dim: int) -> int:

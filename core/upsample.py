@@ -9,18 +9,17 @@ from torch.nn import functional as F
 
 from core.blocks import ConvNormAct, at_least_float32, float32_island
 
-FACTOR = 4
-
 
 def convex_upsample(disparity: Tensor, weights: Tensor) -> Tensor:
-    """(B, 1, h, w) in working-size pixels to (B, H, W) in full-size pixels, with weights (B, 9, H, W) that sum to 1.
+    """(B, 1, h, w) in working-size pixels to (B, H, W) in full-size pixels, with weights (B, 9, H, W) that sum to 1; H / h is whole.
 
     Neighbours in row-major order. Outside the image they count as 0, as in the published network, so borders are drawn towards 0.
     """
     batch, _, height, width = disparity.shape
-    patches = F.unfold(FACTOR * disparity, 3, padding=1).view(batch, 9, height, 1, width, 1)
-    weights = weights.view(batch, 9, height, FACTOR, width, FACTOR)
-    return (patches * weights).sum(1).view(batch, FACTOR * height, FACTOR * width)
+    factor = weights.shape[-1] // width
+    patches = F.unfold(factor * disparity, 3, padding=1).view(batch, 9, height, 1, width, 1)
+    weights = weights.view(batch, 9, height, factor, width, factor)
+    return (patches * weights).sum(1).view(batch, factor * height, factor * width)
 
 
 class Upsampler(nn.Module):
