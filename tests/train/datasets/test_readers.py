@@ -1,12 +1,27 @@
 """Each encoding on a file a few pixels large, its values worked out by hand."""
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from train.datasets.readers import encode_fsd, read_fsd_disparity, read_pfm_disparity, read_png16_disparity
+from train.datasets.readers import (
+    depth_disparity,
+    encode_fsd,
+    read_array,
+    read_exr,
+    read_fsd_disparity,
+    read_grey8_disparity,
+    read_mask,
+    read_nocc_mask,
+    read_pfm_disparity,
+    read_png16_disparity,
+)
+from utils.calibration import Calibration
+from utils.errors import UserError
 from utils.images import write_image
 from utils.pfm import write_pfm
 
@@ -55,6 +70,111 @@ def test_png16_divides_by_its_scale(tmp_path):
     write_image(tmp_path / "b.png", np.zeros((1, 4), np.uint8))
     with pytest.raises(ValueError, match=r"b\.png.*16-bit"):
         read_png16_disparity(tmp_path / "b.png", scale=256)
+
+
+def test_pfm_is_bottom_up_and_its_scale_is_no_factor(tmp_path):
+    # As SceneFlow writes it, with blanks after the first two lines; rows 1 2 and 3 4 in the file are the lower and the upper one.
+    for name, header, order in (("little.pfm", b"Pf \n2 2 \n-0.5\n", "<f4"), ("big.pfm", b"Pf\n2 2\n4\n", ">f4")):
+        (tmp_path / name).write_bytes(header + np.array([1, 2, 3, 4], order).tobytes())
+        assert read_pfm_disparity(tmp_path / name)[0].tolist() == [[3, 4], [1, 2]]
+
+
+def test_pfm_with_signs_is_taken_by_its_size(tmp_path):
+    write_pfm(tmp_path / "a.pfm", np.array([[-1.5, 2, 0, -np.inf, np.nan]], np.float32))
+    disparity, valid = read_pfm_disparity(tmp_path / "a.pfm", signed=True)
+    assert disparity.tolist() == [[1.5, 2, 0, 0, 0]] and valid.tolist() == [[True, True, False, False, False]]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.pgm"])
+def test_grey8_divides_by_its_scale(tmp_path, name):
+    write_image(tmp_path / name, np.array([[0, 1, 8, 255]], np.uint8))
+    disparity, valid = read_grey8_disparity(tmp_path / name, scale=8)
+    assert disparity.tolist() == [[0, 0.125, 1, 31.875]] and valid.tolist() == [[False, True, True, True]]
+    write_image(tmp_path / "b.png", np.zeros((1, 4), np.uint16))
+    with pytest.raises(ValueError, match=r"b\.png.*8-bit.*uint16"):
+        read_grey8_disparity(tmp_path / "b.png", scale=8)
+
+
+def test_in_a_nocc_mask_128_is_occluded_and_nothing_else(tmp_path):
+    write_image(tmp_path / "mask0nocc.png", np.array([[0, 128, 255]], np.uint8))
+    assert read_nocc_mask(tmp_path / "mask0nocc.png").tolist() == [[False, True, False]]
+    write_image(tmp_path / "other.png", np.array([[0, 1, 255]], np.uint8))
+    with pytest.raises(ValueError, match=r"other\.png: expected an 8-bit mask of 0, 128 and 255"):
+        read_nocc_mask(tmp_path / "other.png")
+
+
+def test_masks_are_whatever_is_not_zero(tmp_path):
+    write_image(tmp_path / "grey.png", np.array([[0, 1, 255]], np.uint8))
+    write_image(tmp_path / "colour.png", np.array([[[0, 0, 0], [0, 7, 0], [0, 0, 1]]], np.uint8))
+    np.save(tmp_path / "array.npy", np.array([[False, True, True]]))
+    for name in ("grey.png", "colour.png", "array.npy"):
+        assert read_mask(tmp_path / name).tolist() == [[False, True, True]]
+
+
+def test_arrays_are_read_as_stored(tmp_path):
+    values = np.array([[0, 1.25, -3], [1, 2, 3]])
+    np.save(tmp_path / "half.npy", values[None].astype(np.float16))
+    np.save(tmp_path / "last.npy", values[..., None])
+    np.savez(tmp_path / "one.npz", disparity=values)
+    np.savez(tmp_path / "two.npz", disparity=values, valid=values > 0)
+    for array in (
+        read_array(tmp_path / "half.npy"),
+        read_array(tmp_path / "last.npy"),
+        read_array(tmp_path / "one.npz"),
+        read_array(tmp_path / "two.npz", "disparity"),
+    ):
+        assert array.tolist() == values.tolist()
+
+
+def test_arrays_that_cannot_be_read_are_named(tmp_path):
+    np.savez(tmp_path / "two.npz", disparity=np.zeros((1, 2)), valid=np.ones((1, 2)))
+    np.save(tmp_path / "object.npy", np.array([{}]), allow_pickle=True)
+    np.save(tmp_path / "line.npy", np.zeros(3))
+    (tmp_path / "empty.npy").touch()
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "two.npz").read_bytes()[:-30])
+    for name, entry, said in (
+        ("two.npz", None, "holds disparity, valid; say which"),
+        ("two.npz", "depth", "has no 'depth'; it holds disparity, valid"),
+        ("object.npy", None, "allow_pickle"),
+        ("line.npy", None, r"expected numbers \(H, W\), found float64 \(3,\)"),
+        ("empty.npy", None, ""),
+        ("cut.npz", None, ""),
+    ):
+        with pytest.raises(ValueError, match=rf"{name}: .*{said}"):
+            read_array(tmp_path / name, entry)
+
+
+def write_exr(path, **channels):
+    openexr = pytest.importorskip("OpenEXR")
+    with openexr.File({"compression": openexr.ZIP_COMPRESSION, "type": openexr.scanlineimage}, channels) as file:
+        file.write(str(path))
+
+
+def test_exr_is_its_only_channel_or_the_one_that_is_named(tmp_path):
+    values = np.array([[1.5, 2], [np.inf, 0]], np.float32)
+    write_exr(tmp_path / "one.exr", Y=values)
+    write_exr(tmp_path / "half.exr", R=values.astype(np.float16), G=values.astype(np.float16) + 1)
+    assert (read_exr(tmp_path / "one.exr") == values).all() and (read_exr(tmp_path / "half.exr", "G") == values + 1).all()
+    with pytest.raises(ValueError, match=r"half\.exr: holds the channels G, R; expected one of them to be named"):
+        read_exr(tmp_path / "half.exr")
+    (tmp_path / "cut.exr").write_bytes((tmp_path / "one.exr").read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"cut\.exr: cannot be decoded as EXR"):
+        read_exr(tmp_path / "cut.exr")
+    with pytest.raises(OSError, match=r"none\.exr"):
+        read_exr(tmp_path / "none.exr")
+
+
+def test_exr_without_its_package_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "OpenEXR", None)
+    with pytest.raises(UserError, match=r"a\.exr: .*pip install OpenEXR"):
+        read_exr(tmp_path / "a.exr")
+
+
+def test_depth_becomes_disparity_with_the_offset_of_the_principal_points():
+    depth = np.array([[0, 2, 4, np.inf, np.nan, 1000]], np.float32)  # 100 px * 0.5 m / depth - 2 px
+    disparity, valid = depth_disparity(depth, Calibration(focal_px=100, baseline_m=0.5, size=(6, 1), doffs_px=2))
+    assert disparity.tolist() == [[0, 23, 10.5, 0, 0, 0]] and valid.tolist() == [[False, True, True, False, False, False]]
+    assert disparity.dtype == np.float32
 
 
 @pytest.mark.data
