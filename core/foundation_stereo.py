@@ -84,7 +84,7 @@ class FoundationStereo(nn.Module):
         ] = "tokens",
         dropout: Annotated[float, Field(ge=0, lt=1, description="in the disparity transformer")] = 0.1,
         pretrained_backbone: Annotated[
-            str, Field(description="none, timm, or the path of a DINOv2 or Depth Anything V2 weight file")
+            str, Field(description="none, timm, or a DINOv2 or Depth Anything V2 weight file: its path, or hf:owner/name[/file]")
         ] = "none",
         freeze_backbone: Annotated[
             bool | None, Field(description="freeze the monocular branch; null: those of its parts that got pretrained weights")

@@ -1,4 +1,5 @@
-"""Pretrained weights for the backbone alone: from timm's hub, or from a DINOv2 or Depth Anything V2 file; and what is frozen after.
+"""Pretrained weights for the backbone alone: of timm's hub, or a DINOv2 or Depth Anything V2 file, here or on the Hugging Face hub; and
+what is frozen after.
 
 Whole checkpoints are translated in `convert.py`.
 """
@@ -14,6 +15,8 @@ from core.weight_files import read_file
 from utils.errors import UserError
 
 KEY = "model.pretrained_backbone"
+HUB = "hf:"  # before `owner/name` or `owner/name/file`
+EXPECTED = f"none, timm, the path of a DINOv2 or Depth Anything V2 weight file, or {HUB}owner/name[/file]"
 
 # Depth Anything's decoder -> ours; in order, the first that fits.
 DECODER_NAMES = (
@@ -31,7 +34,10 @@ UNREAD = ("depth_head.scratch.output_conv2.", "depth_head.scratch.refinenet4.res
 
 
 def load_pretrained(backbone: Backbone, source: str) -> dict[str, str]:
-    """Load what `source` ("none", "timm" or a path) offers into the backbone. Returns {part: where from}; parts: vit, decoder, cnn."""
+    """Load what `source` (see `EXPECTED`) offers into the backbone. Returns {part: where from}; parts: vit, decoder, cnn.
+
+    Raises `UserError` for a source that is not there or does not fit.
+    """
     if source == "none":
         return {}
     if source == "timm":
@@ -68,7 +74,7 @@ def _offered(source: str) -> set[str]:
         return set()
     if source == "timm":
         return {"vit"}
-    has_decoder = not Path(source).is_file() or any(key.startswith("depth_head.") for key in _read(source))
+    has_decoder = not Path(source).is_file() or any(key.startswith("depth_head.") for key in _read(Path(source)))
     return {"vit", "decoder"} if has_decoder else {"vit"}
 
 
@@ -84,16 +90,15 @@ def _copy_from_hub(module: nn.Module, name: str, **options: Any) -> str:
     try:
         source = timm.create_model(name, pretrained=True, **options)
     except Exception as error:  # the hub's client raises a dozen kinds, from refused connections to missing files
-        line = " ".join(str(error).split())[:160]
         raise UserError(
-            f"{KEY}: timm could not fetch '{name}' ({type(error).__name__}: {line}); check the connection, or give a path or none"
+            f"{KEY}: timm could not fetch '{name}' ({type(error).__name__}: {_line(error)}); check the connection, or give a path or none"
         ) from None
     module.load_state_dict(source.state_dict())
     return name
 
 
 def _from_file(branch: MonocularBranch, source: str) -> dict[str, str]:
-    state = _read(source)
+    state = _read(_fetch(source.removeprefix(HUB), branch.size) if source.startswith(HUB) else Path(source))
     vit = {key.removeprefix("pretrained."): value for key, value in state.items() if not key.startswith("depth_head.")}
     vit.pop("mask_token", None)  # read in DINOv2's own training only
     _load(branch.vit, vit, source, branch.size)
@@ -114,13 +119,33 @@ def _decoder_name(key: str, source: str) -> str:
     raise UserError(f"{source}: unknown entry '{key}'; expected weights of DINOv2 or Depth Anything V2")
 
 
-def _read(source: str) -> dict[str, Tensor]:
-    path = Path(source)
+def _fetch(name: str, size: str) -> Path:
+    """A file of the Hugging Face hub in its cache, fetched where it is not there yet. Without a file name: Depth Anything's for `size`."""
+    import huggingface_hub
+
+    owner, _, rest = name.partition("/")
+    repository, _, file = rest.partition("/")
+    if not owner or not repository:
+        raise UserError(f"{KEY}: found '{HUB}{name}'; expected {HUB}owner/name or {HUB}owner/name/file")
+    try:
+        return Path(huggingface_hub.hf_hub_download(f"{owner}/{repository}", file or f"depth_anything_v2_{size}.pth"))
+    except Exception as error:  # as for timm
+        raise UserError(
+            f"{KEY}: '{HUB}{name}' could not be fetched ({type(error).__name__}: {_line(error)}); check the name and the connection, or "
+            "give the path of a file"
+        ) from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]
+
+
+def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise UserError(f"{KEY}: no file {source}; give none, timm, or the path of a DINOv2 or Depth Anything V2 weight file")
+        raise UserError(f"{KEY}: no file {path}; give {EXPECTED}")
     state = read_file(path)
     if not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{source}: no state dict; expected a weight file of DINOv2 or Depth Anything V2")
+        raise UserError(f"{path}: no state dict; expected a weight file of DINOv2 or Depth Anything V2")
     return state
 
 

@@ -177,3 +177,37 @@ def test_a_hub_that_does_not_answer_is_one_line(monkeypatch):
     monkeypatch.setattr(timm, "create_model", refuse)
     with pytest.raises(UserError, match=r"could not fetch 'edgenext_xx_small'.*no route to host"):
         build_model({**TINY, "pretrained_backbone": "timm"})
+
+
+def test_a_file_of_the_hub_is_used_like_one_that_lies_here(monkeypatch, tmp_path):
+    """Without a connection: the hub's client is replaced by one that finds the file here, under the name that it was asked for."""
+    import huggingface_hub
+
+    source = build_model(DINO_TINY).backbone.monocular
+    assert source is not None
+    path = tmp_path / "weights.pth"
+    torch.save({f"pretrained.{key}": torch.full_like(value, 0.5) for key, value in source.vit.state_dict().items()}, path)
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repository, file: asked.append((repository, file)) or str(path))
+    for name in ("hf:some/model", "hf:some/model/sub/own.pth"):
+        model = build_model({**DINO_TINY, "pretrained_backbone": name})
+        assert model.loaded == {"vit": name} and model.frozen_parts == {"vit"}
+        assert all((value == 0.5).all() for value in model.backbone.monocular.vit.parameters())
+    assert asked == [("some/model", "depth_anything_v2_vits.pth"), ("some/model", "sub/own.pth")]
+
+
+@pytest.mark.parametrize("name", ["hf:", "hf:model", "hf:/x"])
+def test_a_hub_name_that_is_none_is_refused(name):
+    with pytest.raises(UserError, match="expected hf:owner/name"):
+        build_model({**DINO_TINY, "pretrained_backbone": name})
+
+
+def test_a_hub_file_that_is_not_there_is_one_line(monkeypatch):
+    import huggingface_hub
+
+    def refuse(repository, file):
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    with pytest.raises(UserError, match=r"'hf:some/model' could not be fetched \(ConnectionError: no route to host\)"):
+        build_model({**DINO_TINY, "pretrained_backbone": "hf:some/model"})
