@@ -1,13 +1,13 @@
 """KITTI 2012 and 2015 (Geiger et al. 2012; Menze and Geiger 2015): laser ground truth of the frames `_10`, 16-bit PNG / 256, 0 unknown."""
 
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from train.datasets.base import DATASETS
-from train.datasets.layout import FileDataset, Files, open_files
+from train.datasets.layout import FileDataset, Files, open_files, read_pair
 from train.datasets.readers import read_png16_disparity
 from train.sample import StereoSample
-from utils.images import read_image
 
 SCALE = 256
 Truth = Literal["occ", "noc"]
@@ -42,19 +42,7 @@ def _open(kind: str, path: Path | None, folders: dict[str, str], extras: dict[st
 
 
 def _load(files: Files) -> StereoSample:
-    disparity, valid = read_png16_disparity(files["disparity"], SCALE)
-    disparity_right = valid_right = occluded = None
-    if "disparity_right" in files:
-        disparity_right, valid_right = read_png16_disparity(files["disparity_right"], SCALE)
-    if "noc" in files:
-        occluded = valid & ~read_png16_disparity(files["noc"], SCALE)[1]
-    return StereoSample(
-        left=read_image(files["left"]),
-        right=read_image(files["right"]),
-        disparity=disparity,
-        valid=valid,
-        disparity_right=disparity_right,
-        valid_right=valid_right,
-        occluded=occluded,
-        sparse=True,
-    )
+    sample = read_pair(files, partial(read_png16_disparity, scale=SCALE), sparse=True)
+    if "noc" not in files:
+        return sample
+    return sample.replace(occluded=sample.valid & ~read_png16_disparity(files["noc"], SCALE)[1])

@@ -9,13 +9,14 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from train.datasets.base import SampleError
 from train.sample import StereoSample
 from utils.errors import UserError, shorten
+from utils.images import read_image
 
 SUFFIX = "suffix"
 FIELD = re.compile(r"\{(\w+)(:\*\*)?\}")
@@ -122,11 +123,22 @@ class FileDataset:
             sample = self._decode(self.paths(i)).replace(key=self.key(i))
         except (OSError, ValueError) as error:
             raise SampleError(f"{self.kind}: {self.key(i)}: {error}") from error
-        shapes = {"left": sample.left.shape[:2], "right": sample.right.shape[:2], "disparity": sample.disparity.shape}
+        parts = ("left", "right", "disparity", "disparity_right", "occluded")
+        shapes = {name: part.shape[:2] for name in parts if (part := getattr(sample, name)) is not None}
         if len(set(shapes.values())) > 1:
             sizes = ", ".join(f"{name} {shape[1]}x{shape[0]}" for name, shape in shapes.items())
             raise SampleError(f"{self.kind}: {self.key(i)}: sizes differ: {sizes}")
         return sample
+
+
+def read_pair(files: Files, read: Callable[[Path], tuple[np.ndarray, np.ndarray]], **others: Any) -> StereoSample:
+    """The sample of the roles `left`, `right`, `disparity` and, where it is there, `disparity_right`, which most layouts consist of.
+
+    read: decodes both disparities, one of `readers` with its scale. others: further fields of the sample, as they are.
+    """
+    disparity, valid = read(files["disparity"])
+    disparity_right, valid_right = read(files["disparity_right"]) if "disparity_right" in files else (None, None)
+    return StereoSample(read_image(files["left"]), read_image(files["right"]), disparity, valid, disparity_right, valid_right, **others)
 
 
 class Lines(Sequence[str]):

@@ -106,11 +106,15 @@ def test_broken_samples_are_named(tmp_path):
     def other_sizes(files):
         return decode(files).replace(right=np.zeros((2, 4, 3), np.uint8))
 
+    def right_view_of_another_size(files):
+        return decode(files).replace(disparity_right=np.zeros((2, 4), np.float32))
+
     def broken(files):
         raise ValueError(f"{files['left']}: cut off")
 
     for function, message in (
         (other_sizes, r"own: 0: sizes differ: left 3x2, right 4x2, disparity 3x2"),
+        (right_view_of_another_size, r"own: 0: sizes differ: .*disparity_right 4x2"),
         (broken, r"own: 0: .*left/0\.png: cut off"),
     ):
         with pytest.raises(SampleError, match=message):
