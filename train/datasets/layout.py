@@ -63,6 +63,7 @@ def open_files(
     tables = {role: _index(root, template, keep) for role, template in (dict(required) | dict(optional or {})).items()}
     names = {role: _names(template) for role, template in (dict(required) | dict(optional or {})).items()}
     first = next(iter(required))
+    key = FIELD.sub(r"{\1}", key)
     complete, unpaired = [], []
     for fields, path in tables[first].items():
         values = dict(zip(names[first], fields, strict=True))
@@ -71,7 +72,8 @@ def open_files(
         if lacking:
             unpaired.append(f"{path} has no {' and no '.join(lacking)}")
         else:
-            complete.append(Row(key.format(**values).strip("/"), files))
+            name = key.format(**values)
+            complete.append(Row("/".join(filter(None, name.split("/"))), files))
     used = {path for row in complete for path in row.files.values()}
     for role in list(required)[1:]:
         unpaired += [f"{path} has no {first}" for path in tables[role].values() if path not in used and not _shared(names, role, first)]

@@ -89,6 +89,11 @@ def test_a_wrong_folder_is_named_with_what_was_expected(tmp_path, path, found):
         open_files("own", None if path is None else tmp_path / path, PAIR, decode, key="{frame}")
 
 
+def test_a_key_may_be_made_of_the_same_fields_as_a_path(tmp_path):
+    touch(tmp_path, "left/0.png", "right/0.png", "a/b/left/0.png", "a/b/right/0.png")
+    assert keys(open_files("own", tmp_path, PAIR, decode, key="set/{scene:**}/{frame}")) == ["set/0", "set/a/b/0"]
+
+
 def test_a_link_in_a_circle_ends(tmp_path):
     touch(tmp_path, "s/left/0.png", "s/right/0.png")
     (tmp_path / "s" / "again").symlink_to(tmp_path)
