@@ -48,6 +48,19 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def inside(root: Path, relative: str, where: object) -> Path:
+    """`root`/`relative`, for paths out of a file that came with a data set. UserError, beginning with `where`, for one that leads out.
+
+    Judged by its parts: `a/../b` is fine, `../b` and `/b` are not. Links below `root` are followed, as whoever owns the folder made them.
+    """
+    path = os.path.normpath(relative)
+    if "\0" in relative:
+        raise UserError(f"{where}: {relative!r} holds a zero byte; expected the path of a file below {root}")
+    if os.path.isabs(path) or path.split(os.sep)[0] == os.pardir:
+        raise UserError(f"{where}: the path {relative!r} leads out of {root}; expected that of a file below this folder")
+    return root / path
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """A configuration file as a dictionary: TOML by its suffix, otherwise JSON with `//` and `/* */` comments and trailing commas.
 

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from utils.errors import UserError
-from utils.files import format_config, parse_json, read_config, write_atomic
+from utils.files import format_config, inside, parse_json, read_config, write_atomic
 
 
 def test_comments_and_trailing_commas_are_read():
@@ -63,3 +63,24 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
         write_atomic(path, explode)
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["latest.pt"]
+
+
+@pytest.mark.parametrize("relative", ["../secret", "a/../../secret", "/etc/passwd", ".."])
+def test_a_path_that_leads_out_of_its_folder_is_refused(tmp_path, relative):
+    with pytest.raises(UserError) as error:
+        inside(tmp_path, relative, "list.txt: line 3")
+    assert str(error.value).startswith(f"list.txt: line 3: the path {relative!r} leads out of {tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("relative", "found"), [("a/b.png", "a/b.png"), ("./a//b.png", "a/b.png"), ("a/../b.png", "b.png"), ("..a", "..a")]
+)
+def test_a_path_below_its_folder_is_joined(tmp_path, relative, found):
+    assert inside(tmp_path, relative, "list.txt") == tmp_path / found
+
+
+def test_links_below_the_folder_are_followed(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "scenes").symlink_to(tmp_path / "elsewhere")
+    assert inside(tmp_path / "data", "scenes/0.png", "list.txt") == tmp_path / "data" / "scenes" / "0.png"
