@@ -84,7 +84,7 @@ def open_files(
         )
     if not complete:
         raise UserError(f"{kind}: no sample under {root} (looked for {_shown(required)}); pass the folder that contains these")
-    return FileDataset(kind, root, sorted(complete), decode)
+    return FileDataset(kind, root, sorted(complete, key=lambda row: row.key), decode)
 
 
 def _check_root(kind: str, root: Path | None, required: Mapping[str, str]) -> Path:
@@ -102,7 +102,7 @@ class FileDataset:
     def __init__(self, kind: str, root: Path, rows: Sequence[Row], decode: Decode) -> None:
         self.kind, self.root = kind, root
         self.has_right_disparity = any(row.files.get("disparity_right") for row in rows)
-        self._decode = decode
+        self.decode = decode
         self._roles = list(rows[0].files)
         self._rows = Lines("\0".join([row.key, *row.files.values()]) for row in rows)
 
@@ -112,17 +112,21 @@ class FileDataset:
     def key(self, i: int) -> str:
         return self._rows[i].partition("\0")[0]
 
+    def row(self, i: int) -> Row:
+        """Sample `i` as it was given."""
+        key, *files = self._rows[i].split("\0")
+        return Row(key, dict(zip(self._roles, files, strict=True)))
+
     def paths(self, i: int) -> dict[str, Path]:
         """Role -> file of sample `i`, those that are there."""
-        files = self._rows[i].split("\0")[1:]
-        return {role: self.root / file for role, file in zip(self._roles, files, strict=True) if file}
+        return {role: self.root / file for role, file in self.row(i).files.items() if file}
 
     def files(self, i: int) -> list[Path]:
         return list(self.paths(i).values())
 
     def load(self, i: int) -> StereoSample:
         try:
-            sample = self._decode(self.paths(i)).replace(key=self.key(i))
+            sample = self.decode(self.paths(i)).replace(key=self.key(i))
         except (OSError, ValueError) as error:
             raise SampleError(f"{self.kind}: {self.key(i)}: {error}") from error
         parts = ("left", "right", "disparity", "disparity_right", "occluded")
@@ -131,6 +135,14 @@ class FileDataset:
             sizes = ", ".join(f"{name} {shape[1]}x{shape[0]}" for name, shape in shapes.items())
             raise SampleError(f"{self.kind}: {self.key(i)}: sizes differ: {sizes}")
         return sample
+
+
+def join_files(parts: Sequence[FileDataset]) -> FileDataset:
+    """One data set of several with the same root and decoder, whose files are called differently; sorted by key."""
+    roles = dict.fromkeys(role for part in parts for role in part.row(0).files)
+    rows = [part.row(i) for part in parts for i in range(len(part))]
+    whole = [Row(row.key, {role: row.files.get(role, "") for role in roles}) for row in rows]
+    return FileDataset(parts[0].kind, parts[0].root, sorted(whole, key=lambda row: row.key), parts[0].decode)
 
 
 def read_pair(files: Files, read: Callable[[Path], tuple[np.ndarray, np.ndarray]], **others: Any) -> StereoSample:

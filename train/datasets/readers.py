@@ -130,6 +130,14 @@ def read_exr(path: Path, channel: str | None = None) -> np.ndarray:
     return channels[channel].astype(np.float32)
 
 
+def read_number(path: Path) -> float:
+    """The one number of a text file."""
+    try:
+        return float(path.read_text())
+    except ValueError:
+        raise ValueError(f"{path}: expected one number and nothing else") from None
+
+
 def depth_disparity(depth_m: np.ndarray, calibration: Calibration) -> tuple[np.ndarray, np.ndarray]:
     """Depth in metres as disparity in pixels of `calibration`; depth that is not finite or not positive is unknown."""
     return known(depth_to_disparity(depth_m, calibration.focal_px, calibration.baseline_m, calibration.doffs_px))

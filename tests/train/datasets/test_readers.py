@@ -17,6 +17,7 @@ from train.datasets.readers import (
     read_grey8_disparity,
     read_mask,
     read_nocc_mask,
+    read_number,
     read_pfm_disparity,
     read_png16_disparity,
 )
@@ -168,6 +169,14 @@ def test_exr_without_its_package_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "OpenEXR", None)
     with pytest.raises(UserError, match=r"a\.exr: .*pip install OpenEXR"):
         read_exr(tmp_path / "a.exr")
+
+
+def test_a_number_is_all_that_its_file_holds(tmp_path):
+    (tmp_path / "dmin.txt").write_text(" 270\n")
+    (tmp_path / "other.txt").write_text("270 px")
+    assert read_number(tmp_path / "dmin.txt") == 270
+    with pytest.raises(ValueError, match=r"other\.txt: expected one number"):
+        read_number(tmp_path / "other.txt")
 
 
 def test_depth_becomes_disparity_with_the_offset_of_the_principal_points():
