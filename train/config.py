@@ -26,7 +26,27 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
+DATA_VARIABLE = "STEREOFOUNDRY_DATA"
 Size = tuple[Annotated[int, Field(gt=0, le=16384)], Annotated[int, Field(gt=0, le=16384)]]
+
+
+class CacheConfig(Section):
+    """Decoded and resized samples on a fast disk; filled by `scripts/build_cache.py`, or while runs read. See `train.datasets.cache`."""
+
+    root: str | None = None
+    """Its folder; `~` and `$VARIABLE` are expanded, relative paths start where the command runs. Any number of runs may share one."""
+    size: Size | None = None
+    """(width, height) that samples are stored at, whatever their shape; disparity follows the width. None stores them as they are."""
+    require: bool = False
+    """End with an error where a sample is missing, out of date or damaged, instead of loading and storing it."""
+    enabled: bool = True
+    """false in a data set's own `cache`: read this one from its files."""
+
+    def folder(self, where: str) -> Path:
+        """Raises UserError for a root that is not given, or a variable in it that is not set."""
+        if self.root is None:
+            raise UserError(f"{where}.root: not given; name a folder on a fast disk, or set enabled to false")
+        return Path(expand(self.root, f"{where}.root"))
 
 
 class DatasetEntry(Section):
@@ -37,9 +57,12 @@ class DatasetEntry(Section):
     type: str = "fsd"
     """How it is laid out and read: a registered data set type."""
     path: str | None = None
-    """Its folder; `~` and `$VARIABLE` are expanded, relative paths start where the command runs. None for data sets without files."""
+    """Its folder; `~` and `$VARIABLE` are expanded, relative paths start from `data.root`. None for data sets without files."""
     weight: float = Field(1.0, ge=0)
     """Share of the samples, relative to the other weights."""
+    steps: int | None = Field(None, gt=0)
+    """Share of the samples, as so many of the run's steps: CREStereo's recipe is 264000, 18000 and 18000 steps of its data sets. All data
+    sets have it, or none; it takes the place of `weight`, and samples are drawn in these proportions from the first step on."""
     label_type: str = "stereo"
     """Which losses its samples get: a key of `loss`."""
     image_augmentation: list[str | dict[str, Any]] | None = None
@@ -48,15 +71,40 @@ class DatasetEntry(Section):
     """Scale, crop and flips: true for the defaults, false for a centred crop, or their options; None takes `data.stereo_augmentation`."""
     params: dict[str, Any] = Field(default_factory=dict)
     """Parameters of the data set type."""
+    list_file: str | None = None
+    """Only the samples whose keys stand in this file, one a line. A relative path starts at, and stays inside, the data set's folder."""
+    max_samples: int | None = Field(None, gt=0)
+    """At most so many samples, chosen by a hash of their keys."""
+    val_fraction: float | None = Field(None, ge=0, lt=1)
+    """Share that is held back, in place of `validation.fraction`; the same choice wherever the same share is named."""
+    part: Literal["all", "train", "val"] | None = None
+    """The samples that are not held back (train), those that are (val), or all. None: of the mixture those that the validation does not
+    take, and `train` where `val_fraction` is given; in the validation all."""
+    cache: CacheConfig | None = None
+    """What differs from `data.cache`; in the validation, which reads whole images otherwise, a cache of its own."""
 
-    def folder(self, where: str) -> Path | None:
-        """The path with variables filled in. Raises UserError for a variable that is not set."""
+    @property
+    def share(self) -> float:
+        """Of the samples, relative to the other data sets."""
+        return self.weight if self.steps is None else self.steps
+
+    def folder(self, where: str, root: str | None = None) -> Path | None:
+        """Its folder: `path` below `root` (the configuration's `data.root`), else below $STEREOFOUNDRY_DATA, else where the command runs.
+
+        Raises UserError for a variable that is not set.
+        """
         if self.path is None:
             return None
-        path = os.path.expanduser(os.path.expandvars(self.path))
-        if unset := re.search(r"\$\{?(\w+)", path):
-            raise UserError(f"{where}.path: '{self.path}' needs the environment variable {unset[1]}, which is not set")
-        return Path(path)
+        start = os.environ.get(DATA_VARIABLE, "") if root is None else expand(root, "data.root")
+        return Path(start, expand(self.path, f"{where}.path"))
+
+
+def expand(path: str, where: str) -> str:
+    """The path with `~` and variables filled in. Raises UserError for a variable that is not set."""
+    filled = os.path.expanduser(os.path.expandvars(path))
+    if unset := re.search(r"\$\{?(\w+)", filled):
+        raise UserError(f"{where}: '{path}' needs the environment variable {unset[1]}, which is not set")
+    return filled
 
 
 class DataConfig(Section):
@@ -64,6 +112,9 @@ class DataConfig(Section):
 
     datasets: list[DatasetEntry] = Field(min_length=1)
     """The weighted mixture."""
+    root: str | None = None
+    """Where relative paths of data sets start. None: at the environment variable STEREOFOUNDRY_DATA, or, without it, where the command
+    runs."""
     image_sizes: list[Size] = Field(min_length=1)
     """(width, height) of the crops; one is drawn per step, the same on all processes."""
     max_disparity: float | None = Field(None, gt=0)
@@ -77,7 +128,15 @@ class DataConfig(Section):
     prefetch: int = Field(4, ge=1, le=64)
     """Micro-batches that each worker prepares ahead."""
     max_broken: int = Field(100, ge=0)
-    """Samples that may turn out unreadable, each replaced by another, before the run ends with an error."""
+    """Samples that may turn out unreadable, each replaced by another, before a training process ends with their list."""
+    cache: CacheConfig | None = None
+    """Decoded and resized samples on a fast disk, for all data sets of the mixture."""
+
+    def cache_of(self, entry: DatasetEntry) -> CacheConfig | None:
+        """The cache of a data set of the mixture: its own settings over the common ones."""
+        if entry.cache is None or self.cache is None:
+            return entry.cache or self.cache
+        return self.cache.model_copy(update={name: getattr(entry.cache, name) for name in entry.cache.model_fields_set})
 
     @field_validator("datasets")
     @classmethod
@@ -87,6 +146,12 @@ class DataConfig(Section):
             raise ValueError(f"two data sets are called '{next(name for name in names if names.count(name) > 1)}'; give each its own name")
         if not any(entry.weight > 0 for entry in entries):
             raise ValueError("no data set has a weight above 0")
+        counted = [entry for entry in entries if entry.steps is not None]
+        if counted and len(counted) < len(entries):
+            without = next(entry.name for entry in entries if entry.steps is None)
+            raise ValueError(f"'{counted[0].name}' has steps and '{without}' has none; give steps to all of them, or weights")
+        if weighted := [entry.name for entry in counted if entry.weight != 1]:
+            raise ValueError(f"'{weighted[0]}' has steps and a weight; steps take the place of weights")
         return entries
 
 
@@ -107,13 +172,21 @@ class ValidationConfig(Section):
     fraction: float = Field(0.05, ge=0, lt=1)
     """Share of every training data set that is held back when `datasets` is empty, chosen by a hash of each sample's key."""
     datasets: list[DatasetEntry] = Field(default_factory=list)
-    """Data sets of its own to validate on; nothing is then held back from the mixture."""
+    """Data sets of its own to validate on; of the mixture, only what its `part` or `val_fraction` names is then held back."""
     max_samples: int = Field(64, gt=0)
     """Samples per data set."""
     iterations: int | None = Field(None, gt=0)
     """Refinement iterations; None takes the network's `valid_iters`."""
     size: Size | None = None
     """(width, height) of a centred crop; None measures whole images."""
+
+    @field_validator("datasets")
+    @classmethod
+    def _parts(cls, entries: list[DatasetEntry]) -> list[DatasetEntry]:
+        for entry in entries:
+            if entry.val_fraction is not None and entry.part is None:
+                raise ValueError(f"'{entry.name}' has val_fraction without part; say which part is measured on: val, train or all")
+        return entries
 
 
 class TrackersConfig(Section):
@@ -196,7 +269,7 @@ def _resolve(config: RunConfig, path: Path) -> RunConfig:
     from core import MODELS
     from train.augment.pipeline import Augmentation
     from train.datasets import DATASETS
-    from train.losses import LOSSES
+    from train.losses import Objective
 
     here = f"{path}: "
     kind = config.model.get("type", "foundation_stereo")
@@ -211,24 +284,20 @@ def _resolve(config: RunConfig, path: Path) -> RunConfig:
                 "params": DATASETS.check(entry.type, entry.params, f"{where}.params"),
                 "image_augmentation": None if entry.image_augmentation is None else image,
                 "stereo_augmentation": None if entry.stereo_augmentation is None else stereo,
+                "cache": None if entry.cache is None else config.data.cache_of(entry),
             }
         )
-
-    def complete_term(term: LossTerm, where: str) -> LossTerm:
-        LOSSES.find(term.function, f"{where}.function")
-        return term.model_copy(update={"params": LOSSES.check(term.function, term.params, f"{where}.params")})
 
     image, stereo = Augmentation(config.data.image_augmentation, config.data.stereo_augmentation, f"{here}data").dump()
     entries = [complete(entry, f"{here}data.datasets[{i}]") for i, entry in enumerate(config.data.datasets)]
     held = [complete(entry, f"{here}validation.datasets[{i}]") for i, entry in enumerate(config.validation.datasets)]
-    loss = {
-        label: {name: complete_term(term, f"{here}loss.{label}.{name}") for name, term in terms.items()}
-        for label, terms in config.loss.items()
-    }
+    objective = Objective(config.loss, f"{here}loss")
     for i, entry in enumerate(entries):
-        if entry.label_type not in loss:
-            known = did_you_mean(entry.label_type, loss)
-            raise UserError(f"{here}data.datasets[{i}].label_type: '{entry.label_type}' has no losses in the section loss{known}")
+        objective.check_labels([entry.label_type], f"{here}data.datasets[{i}].label_type")
+    loss = {
+        label: {term.name: LossTerm(function=term.function, weight=term.weight, params=term.params) for term in objective.terms[label]}
+        for label in config.loss
+    }
     data = {
         "datasets": entries,
         "image_augmentation": image,

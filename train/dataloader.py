@@ -1,30 +1,35 @@
-"""What every step consists of, and the processes that load it. Reading and augmenting live in `datasets` and `augment`.
+"""What every step consists of, and the processes that load it. Which samples there are is in `sources`.
 
 A batch is a pure function of (seed, step, slot): resuming needs only the step, and neither the number of processes nor of workers changes
 what is trained on.
 """
 
-import hashlib
+import logging
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from train.config import DataConfig, DatasetEntry
+from train.config import DataConfig
+from train.datasets import SampleError, StereoDataset
 from train.sample import StereoBatch, StereoSample
-from utils.errors import UserError
+from train.sources import Source
+from utils.errors import UserError, shorten
 
-Augment = Callable[[StereoSample, tuple[int, int], np.random.Generator], StereoSample]
+log = logging.getLogger("stereofoundry")
 
 # Streams of random numbers that must not meet. NumPy pads a short key with zeros, so (seed, step) alone would equal (seed, step, slot 0).
 SIZE_STREAM, SAMPLE_STREAM, TORCH_STREAM = 1, 2, 3
 REPLACEMENTS = 10
+MOST_RESTARTS = 10
 
 
 def rng(*key: int) -> np.random.Generator:
@@ -35,18 +40,6 @@ def rng(*key: int) -> np.random.Generator:
 def torch_seed(seed: int, step: int, rank: int) -> int:
     """Seed for what is random inside the network (dropout), per step and process, so that resuming repeats it."""
     return int(np.random.SeedSequence((TORCH_STREAM, seed, step, rank)).generate_state(1, np.uint64)[0] >> 1)
-
-
-@dataclass(frozen=True)
-class Source:
-    """One data set of a mixture, with which of its samples take part and what is done to them."""
-
-    name: str
-    dataset: Any
-    indices: np.ndarray
-    weight: float
-    label_type: str
-    augment: Augment
 
 
 @dataclass(frozen=True)
@@ -84,13 +77,39 @@ def plan_batch(mix: Mixture, step: int, slots: Sequence[int], per_step: int) -> 
     return [Draw((SAMPLE_STREAM, mix.seed, step, slot), size) for slot in slots]
 
 
+@dataclass(frozen=True)
+class Plan:
+    """The draws of one process, micro-batch by micro-batch, as something that torch's loader can iterate anew.
+
+    batch: samples of a micro-batch; accumulate: of these a step. first, end: micro-batches, counted from the first one of step 0.
+    """
+
+    mix: Mixture
+    batch: int
+    accumulate: int
+    rank: int
+    ranks: int
+    first: int
+    end: int
+
+    def __len__(self) -> int:
+        return max(0, self.end - self.first)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        per_step = self.batch * self.accumulate * self.ranks
+        for micro in range(self.first, self.end):
+            step, part = divmod(micro, self.accumulate)
+            slot = (part * self.ranks + self.rank) * self.batch
+            yield plan_batch(self.mix, step, range(slot, slot + self.batch), per_step)
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A sample ready for the batch, with what had to be replaced to get it."""
+    """A sample ready for the batch, with what had to be replaced to get it: name of the sample -> what is wrong with it."""
 
     sample: StereoSample
     source: Source
-    broken: tuple[str, ...] = ()
+    broken: dict[str, str] = field(default_factory=dict)
 
 
 class MixtureDataset(Dataset):
@@ -100,30 +119,40 @@ class MixtureDataset(Dataset):
         self.mix = mix
 
     def __getitem__(self, draw: Draw) -> Loaded:
-        from train.datasets import SampleError
-
         generator = rng(*draw.key)
-        broken: list[str] = []
+        broken: dict[str, str] = {}
         for _ in range(REPLACEMENTS):
             source = self.mix.sources[generator.choice(len(self.mix.sources), p=self.mix.shares())]
             index = int(source.indices[generator.integers(len(source.indices))])
             try:
                 sample = _load_twice(source.dataset, index)
             except SampleError as error:
-                broken.append(f"{source.name}: {error}")
+                broken[f"{source.name}/{source.dataset.key(index)}"] = str(error)
                 continue
             augmented = source.augment(sample, draw.size, generator)
-            return Loaded(limit_disparity(augmented, self.mix.max_disparity), source, tuple(broken))
-        raise UserError(f"{REPLACEMENTS} samples in a row could not be read; the last: {broken[-1]}")
+            return Loaded(limit_disparity(augmented, self.mix.max_disparity), source, broken)
+        name, problem = broken.popitem()
+        raise UserError(f"{REPLACEMENTS} samples in a row could not be read; the last, {name}: {problem}")
 
 
-def _load_twice(dataset: Any, index: int) -> StereoSample:
-    from train.datasets import SampleError
-
+def _load_twice(dataset: StereoDataset, index: int) -> StereoSample:
     try:
         return dataset.load(index)
     except SampleError:
         return dataset.load(index)  # network file systems fail for a moment
+
+
+class BatchDataset(Dataset):
+    """The draws of a micro-batch -> the batch. A UserError is returned: raised in a worker, it would arrive as text with a traceback."""
+
+    def __init__(self, mix: Mixture) -> None:
+        self._samples = MixtureDataset(mix)
+
+    def __getitem__(self, draws: list[Draw]) -> StereoBatch | UserError:
+        try:
+            return collate([self._samples[draw] for draw in draws])
+        except UserError as error:
+            return error
 
 
 def limit_disparity(sample: StereoSample, max_disparity: float | None) -> StereoSample:
@@ -148,7 +177,7 @@ def collate(items: list[Loaded]) -> StereoBatch:
         keys=[item.sample.key for item in items],
         datasets=[item.source.name for item in items],
         label_types=[item.source.label_type for item in items],
-        broken=[name for item in items for name in item.broken],
+        broken={name: problem for item in items for name, problem in item.broken.items()},
     )
 
 
@@ -167,6 +196,7 @@ class TrainLoader:
     """Micro-batches of one process, step by step, loaded ahead by worker processes.
 
     wait_s: seconds that `batches` has spent waiting, since it was last set to 0.
+    broken: samples that could not be read, and what is wrong with each. restarts: how often the workers had to be started anew.
     """
 
     def __init__(
@@ -183,100 +213,96 @@ class TrainLoader:
         workers: int,
     ) -> None:
         self.wait_s = 0.0
-        self.broken: list[str] = []
-        self._max_broken = data.max_broken
-        self._accumulate = accumulate
-        self._step = first_step
-        per_step = batch * accumulate * ranks
+        self.broken: dict[str, str] = {}
+        self.restarts = 0
+        self._data, self._workers, self._accumulate = data, workers, accumulate
+        self._plan = Plan(mix, batch, accumulate, rank, ranks, first_step * accumulate, steps * accumulate)
+        self._micro = first_step * accumulate  # the next micro-batch, counted from the first of step 0
+        self._restarted_at = -1
+        self._batches: Iterator[StereoBatch | UserError] | None = self._start()  # now, before there are threads not to be forked
 
-        def plan() -> Iterator[list[Draw]]:
-            for step in range(first_step, steps):
-                for micro in range(accumulate):
-                    first = (micro * ranks + rank) * batch
-                    yield plan_batch(mix, step, range(first, first + batch), per_step)
-
-        self._loader = DataLoader(
-            MixtureDataset(mix),
-            batch_sampler=_Plan(plan),
-            collate_fn=collate,
-            num_workers=workers,
-            prefetch_factor=data.prefetch if workers else None,
+    def _start(self) -> Iterator[StereoBatch | UserError]:
+        loader = DataLoader(
+            BatchDataset(self._plan.mix),
+            batch_size=None,  # what the plan gives is a whole batch already
+            sampler=replace(self._plan, first=self._micro),
+            num_workers=self._workers,
+            prefetch_factor=self._data.prefetch if self._workers else None,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=start_worker,
             generator=torch.Generator(),  # its own, so that starting a loader draws nothing from the network's stream
         )
-        self._batches: Iterator[StereoBatch] | None = iter(self._loader)  # workers start now, before there are threads not to be forked
+        with _quiet_signals():
+            return iter(loader)
 
     def batches(self, step: int) -> Iterator[StereoBatch]:
-        """The micro-batches of `step`, which must be asked for in order. Raises UserError when too many samples are broken."""
-        assert step == self._step, f"step {step} asked for, {self._step} is next"
-        self._step += 1
+        """The micro-batches of `step`, which must be asked for in order.
+
+        Raises UserError when too many samples are broken, and when the system kills the workers again and again.
+        """
+        assert step * self._accumulate == self._micro, f"step {step} asked for, {self._micro / self._accumulate:g} is next"
         for _ in range(self._accumulate):
             start = time.perf_counter()
-            assert self._batches is not None, "the loader is closed"
-            batch = next(self._batches)
+            batch = self._next()
+            self._micro += 1
             self.wait_s += time.perf_counter() - start
-            self.broken += batch.broken
-            if len(self.broken) > self._max_broken:
-                raise UserError(
-                    f"{len(self.broken)} samples could not be read, more than data.max_broken = {self._max_broken}; {self.broken[-1]}"
-                )
+            self._count(batch.broken)
             yield batch
+
+    def _next(self) -> StereoBatch:
+        assert self._batches is not None, "the loader is closed"
+        try:
+            batch = next(self._batches)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            self._restart(str(error).splitlines()[0])
+            return self._next()
+        if isinstance(batch, UserError):
+            raise batch
+        return batch
+
+    def _restart(self, reason: str) -> None:
+        """New workers, which go on at the batch that is missing. Not for ever, and not twice at one batch, which would end alike again."""
+        if self._restarted_at == self._micro or self.restarts == MOST_RESTARTS:
+            raise UserError(
+                f"{reason}, {self.restarts + 1} times now; most often the memory is too small: lower data.workers or data.prefetch, "
+                "or set data.workers to 0 to see which sample it is"
+            )
+        self._restarted_at = self._micro
+        self.restarts += 1
+        log.warning("%s; its batches are loaded again (restart %d of at most %d)", reason, self.restarts, MOST_RESTARTS)
+        self._batches = None  # ends the other workers
+        self._batches = self._start()
+
+    def _count(self, broken: dict[str, str]) -> None:
+        """Name each sample once, however often it is drawn."""
+        new = {name: problem for name, problem in broken.items() if name not in self.broken}
+        self.broken |= new
+        for name, problem in new.items():
+            log.warning("sample %s cannot be read and is replaced by another: %s", name, problem)
+        if len(self.broken) > self._data.max_broken:
+            log.error("samples that cannot be read:\n%s", "\n".join(f"  {name}: {problem}" for name, problem in self.broken.items()))
+            raise UserError(
+                f"{len(self.broken)} samples cannot be read, more than data.max_broken = {self._data.max_broken}: {shorten(self.broken)}; "
+                f"the last: {self.broken[list(self.broken)[-1]]}"
+            )
 
     def close(self) -> None:
         """End the workers."""
         self._batches = None
 
 
-class _Plan:
-    """A generator function as something that torch's loader can iterate anew."""
-
-    def __init__(self, plan: Callable[[], Iterator[list[Draw]]]) -> None:
-        self._plan = plan
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        return self._plan()
-
-
-# ---- which samples ----------------------------------------------------------------------------------------------------------------------
-
-
-def build_sources(
-    entries: Sequence[DatasetEntry], data: DataConfig, where: str, fraction: float = 0.0
-) -> tuple[list[Source], list[Source]]:
-    """Open the data sets of `entries` -> (what is trained on, what is held back of each: a share `fraction`, in a stable choice).
-
-    Raises UserError where a folder does not hold what its type expects.
+@contextmanager
+def _quiet_signals() -> Iterator[None]:
+    """Undo torch's signal handler: it raises in the middle of whatever this process does when a worker dies. Where the next batch is
+    waited for, the death is found as well, within seconds, and can be mended there.
     """
-    from train.augment.pipeline import Augmentation
-    from train.datasets import DATASETS
-
-    kept, held = [], []
-    for i, entry in enumerate(entries):
-        here = f"{where}[{i}]"
-        try:
-            dataset = DATASETS[entry.type](entry.folder(here), **entry.params)
-        except UserError as error:
-            raise UserError(f"{here} '{entry.name}': {error}") from None
-        image = data.image_augmentation if entry.image_augmentation is None else entry.image_augmentation
-        stereo = data.stereo_augmentation if entry.stereo_augmentation is None else entry.stereo_augmentation
-        still = Augmentation([], False, here)
-        moving = Augmentation(image, stereo, here)
-        rest, back = hold_back([dataset.key(k) for k in range(len(dataset))], fraction)
-        kept.append(Source(entry.name, dataset, rest, entry.weight, entry.label_type, moving))
-        held.append(Source(entry.name, dataset, back, entry.weight, entry.label_type, still))
-    return kept, held
-
-
-def hold_back(keys: Sequence[str], fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the samples that stay, ascending, and of those held back, in the order of a hash of their keys.
-
-    The choice depends on each key alone: adding samples moves no other from one side to the other. Of ten samples or more at least one is
-    held back when `fraction` is above 0; of fewer none is.
-    """
-    if fraction <= 0 or len(keys) < 10:
-        return np.arange(len(keys)), np.arange(0)
-    scores = np.array([int.from_bytes(hashlib.blake2b(key.encode(), digest_size=6).digest(), "big") / 2**48 for key in keys])
-    order = scores.argsort(kind="stable")
-    count = max(1, int((scores < fraction).sum()))
-    return np.sort(order[count:]), order[:count]
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None else before)

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from train.config import ValidationConfig
-from train.dataloader import Source, limit_disparity
+from train.dataloader import limit_disparity
 from train.metrics import MetricSums
 from train.sample import StereoSample
+from train.sources import Source
 
 BINS_PER_PX = 16
 

@@ -281,8 +281,8 @@ def _rows(output: StereoOutput, batch: StereoBatch, rows: list[int]) -> tuple[St
     def take(values: Any) -> Any:
         return torch.stack([values[row] for row in rows]) if isinstance(values, Tensor) else [values[row] for row in rows]
 
-    chosen = replace(batch, broken=[], **{name: take(getattr(batch, name)) for name in PER_SAMPLE})
-    return StereoOutput(take(output.disparities), None if output.initial is None else take(output.initial)), chosen
+    chosen = replace(batch, broken={}, **{name: take(getattr(batch, name)) for name in PER_SAMPLE})
+    return StereoOutput(*(None if tensor is None else take(tensor) for tensor in output)), chosen
 
 
 def _scatter(losses: Tensor, rows: list[int], size: int) -> Tensor:
@@ -297,7 +297,7 @@ def _anchor(output: StereoOutput) -> Tensor:
     Selected and not multiplied, since 0 * inf would be NaN.
     """
     zero = output.disparities.new_zeros((), dtype=torch.float32)
-    for tensor in (output.disparities, output.initial):
+    for tensor in output:
         if tensor is not None:
             corner = tensor[..., :1, :1]
             zero = zero + torch.where(torch.zeros_like(corner, dtype=torch.bool), corner, 0).sum()

@@ -17,11 +17,12 @@ from core import MODELS
 from train.anomaly import AnomalyDetector
 from train.checkpoint import Checkpoint, Checkpoints
 from train.config import RunConfig, differences, flatten
-from train.dataloader import Mixture, TrainLoader, build_sources, default_workers
+from train.dataloader import Mixture, TrainLoader, default_workers
 from train.ema import Ema, LastStatistics
 from train.evaluation import ValidationSet
 from train.losses import Objective
 from train.metrics import Means, MetricSums
+from train.sources import check_caches, open_sources
 from train.start import Start, check_crops, load_weights, report_start, start_from_checkpoint, start_from_file, start_new
 from train.trackers import Tracker, build_trackers
 from train.utils import build_lr_scheduler, build_optimizer
@@ -245,15 +246,11 @@ def check_sizes(config: RunConfig) -> None:
 def build_data(config: RunConfig, options: Options) -> tuple[Mixture, ValidationSet]:
     """The mixture to train on, and what is measured on."""
     check_sizes(config)
-    data, validation = config.data, config.validation
-    measured = validation.every > 0
-    fraction = 0.0 if validation.datasets or not measured else validation.fraction
-    kept, held = build_sources(data.datasets, data, "data.datasets", fraction)
-    if validation.datasets and measured:
-        plain = data.model_copy(update={"image_augmentation": [], "stereo_augmentation": False})
-        held, _ = build_sources(validation.datasets, plain, "validation.datasets")
+    data = config.data
+    kept, held = open_sources(config)
+    check_caches(kept)
     mix = Mixture(tuple(kept), tuple(data.image_sizes), options.seed, data.max_disparity, options.overfit)
-    return mix, ValidationSet(held if measured else [], validation, data.max_disparity)
+    return mix, ValidationSet(held, config.validation, data.max_disparity)
 
 
 def restore(run: Run, start: Checkpoint, state: dict[str, Any]) -> None:

@@ -60,7 +60,8 @@ class StereoBatch:
 
     left, right: (B, 3, H, W), uint8 before and float32 in [0, 1] after `to`.
     disparity: float32 (B, H, W) pixels; valid: bool (B, H, W).
-    keys, datasets, label_types: one string per sample. broken: what could not be read and was replaced while this batch was made.
+    keys, datasets, label_types: one string per sample.
+    broken: samples that could not be read and were replaced while this batch was made, and what is wrong with each.
     """
 
     left: Tensor
@@ -70,7 +71,7 @@ class StereoBatch:
     keys: list[str]
     datasets: list[str]
     label_types: list[str]
-    broken: list[str] = field(default_factory=list)
+    broken: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys)

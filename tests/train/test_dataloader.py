@@ -1,27 +1,27 @@
 """A batch is a pure function of (seed, step, slot): of nothing else."""
 
 import itertools
+import os
+import signal
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from tests.fsd_layout import write_pair
+from train.augment.pipeline import Augmentation
 from train.config import DataConfig
-from train.dataloader import (
-    Mixture,
-    MixtureDataset,
-    Source,
-    TrainLoader,
-    build_sources,
-    collate,
-    hold_back,
-    limit_disparity,
-    plan_batch,
-    torch_seed,
-)
-from train.datasets import SampleError
+from train.dataloader import Mixture, MixtureDataset, TrainLoader, collate, limit_disparity, plan_batch, torch_seed
+from train.datasets import SampleError, build_dataset
+from train.datasets.readers import encode_fsd
+from train.metrics import MetricSums
 from train.sample import StereoSample
+from train.sources import Source
 from utils.errors import UserError
+from utils.images import write_image
 
 
 class Numbers:
@@ -56,9 +56,9 @@ def noisy(sample, size, rng):
     )
 
 
-def mixture(*datasets, weights=None, **options):
+def mixture(*datasets, weights=None, augment=noisy, **options):
     sources = tuple(
-        Source(f"set{i}", dataset, np.arange(len(dataset)), weight, "stereo", noisy)
+        Source(f"set{i}", dataset, np.arange(len(dataset)), weight, "stereo", augment)
         for i, (dataset, weight) in enumerate(zip(datasets, weights or [1.0] * len(datasets), strict=True))
     )
     return Mixture(sources, **{"sizes": ((4, 2), (6, 4)), "seed": 7, **options})
@@ -94,13 +94,30 @@ def test_steps_differ_and_repeat_exactly():
     assert first != everything(mixture(Numbers(50), Numbers(100), weights=[3.0, 1.0], seed=8))
 
 
-def test_resuming_at_a_step_needs_nothing_but_the_step():
-    assert everything(MIX, first_step=2, steps=6) == everything(MIX, steps=6)[2:]
+def test_resuming_at_any_step_needs_nothing_but_the_step():
+    whole = everything(MIX, steps=6)
+    for first in range(6):
+        assert everything(MIX, first_step=first, steps=6) == whole[first:]
+    assert everything(MIX, first_step=3, steps=6, batch=1, accumulate=2) == whole[3:]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, 3])
 def test_workers_change_nothing(workers):
     assert everything(MIX, workers=workers) == everything(MIX)
+
+
+def test_a_sample_that_comes_again_is_augmented_anew_and_alike_by_any_worker():
+    """Workers that are seeded by their number, or anew in every pass over the data, repeat the same augmentations for ever."""
+    augment = Augmentation(["jittering"], True, "here")
+    mix = mixture(build_dataset("synthetic", None, {"size": (96, 64), "length": 1}, "here"), augment=augment, sizes=((64, 32),))
+
+    def pictures(workers):
+        found = loader(mix, steps=6, batch=2, workers=workers)
+        return [image.numpy().tobytes() for step in range(6) for batch in found.batches(step) for image in batch.left]
+
+    one = pictures(0)
+    assert len(set(one)) == len(one) == 12
+    assert pictures(3) == one
 
 
 @pytest.mark.parametrize(("ranks", "batch", "accumulate"), [(1, 6, 1), (2, 3, 1), (3, 2, 1), (1, 2, 3), (3, 1, 2), (1, 1, 6)])
@@ -136,26 +153,122 @@ def test_overfitting_repeats_a_fixed_set():
     assert len({str(sample) for sample in samples}) == 3
 
 
-def test_a_broken_sample_is_replaced_counted_and_named():
+def test_a_broken_sample_is_replaced_counted_and_named_once(caplog):
     mix = mixture(Numbers(4, broken={1, 2}))
-    found = loader(mix, steps=10)
-    keys = [key for step in range(10) for batch in found.batches(step) for key in batch.keys]
-    assert len(keys) == 20 and set(keys) <= {"0", "3"}
-    assert found.broken and all(line.startswith("set0: numbers/") for line in found.broken)
+    found = loader(mix, steps=30)
+    keys = [key for step in range(30) for batch in found.batches(step) for key in batch.keys]
+    assert len(keys) == 60 and set(keys) <= {"0", "3"}
+    assert found.broken == {"set0/1": "numbers/1.png: truncated", "set0/2": "numbers/2.png: truncated"}
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 2 and all("cannot be read" in line and "numbers/" in line for line in lines)
 
 
 def test_a_passing_fault_costs_nothing():
     found = loader(mixture(Numbers(3, shaky={0, 1, 2})), steps=5)
     for step in range(5):
         list(found.batches(step))
-    assert found.broken == []
+    assert not found.broken
 
 
-def test_too_many_broken_samples_end_the_run():
-    with pytest.raises(UserError, match=r"max_broken = 3.*numbers/"):
-        everything(mixture(Numbers(4, broken={1, 2})), steps=100, max_broken=3)
-    with pytest.raises(UserError, match="in a row"):
-        list(loader(mixture(Numbers(2, broken={0, 1}))).batches(0))
+@pytest.mark.parametrize("workers", [0, 2])
+def test_too_many_broken_samples_end_the_run_with_their_list(workers, caplog):
+    with pytest.raises(UserError, match=r"4 samples cannot be read, more than data.max_broken = 3: set0/\d") as error:
+        everything(mixture(Numbers(10, broken=set(range(1, 10, 2)))), steps=100, max_broken=3, workers=workers)
+    assert "\n" not in str(error.value)
+    assert caplog.records[-1].getMessage().count("truncated") == 4
+    with pytest.raises(UserError, match="in a row") as error:  # also out of a worker as one line, without its traceback
+        list(loader(mixture(Numbers(2, broken={0, 1})), workers=workers).batches(0))
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_break_during_the_run_are_replaced(tmp_path):
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (32, 48, 3), np.uint8) for _ in range(2)]
+    good = [f"good_{i}" for i in range(5)]
+    for name in (*good, "truncated", "empty", "deleted", "sizes", "truth"):
+        write_pair(tmp_path, name, *pictures, np.full((32, 48), 3.0))
+    dataset = build_dataset("fsd", tmp_path, {}, "here")
+    left, right = tmp_path / "left" / "rgb", tmp_path / "right" / "rgb"
+    (left / "truncated.png").write_bytes((left / "truncated.png").read_bytes()[:2000])
+    (right / "empty.png").write_bytes(b"")
+    (right / "deleted.png").unlink()
+    write_image(right / "sizes.png", pictures[1][:, :40])
+    (tmp_path / "left" / "disparity" / "truth.png").write_bytes(b"\x89PNG nothing")
+    found = loader(mixture(dataset, augment=Augmentation([], True, "here"), sizes=((32, 32),)), steps=40, workers=2)
+    keys = {key for step in range(40) for batch in found.batches(step) for key in batch.keys}
+    assert keys == set(good)
+    assert found.broken.keys() == {f"set0/{name}" for name in ("truncated", "empty", "deleted", "sizes", "truth")}
+    assert "cut off" in found.broken["set0/truncated"] and "right" in found.broken["set0/empty"] and "48x32" in found.broken["set0/sizes"]
+
+
+def test_grey_deep_transparent_and_cmyk_images_make_a_batch(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
+    truth = tmp_path / "left" / "disparity"
+    for folder in (truth, tmp_path / "left" / "rgb", tmp_path / "right" / "rgb"):
+        folder.mkdir(parents=True)
+    for side in ("left", "right"):
+        folder = tmp_path / side / "rgb"
+        write_image(folder / "grey.png", picture[..., 0])
+        cv2.imwrite(str(folder / "deep.png"), picture.astype(np.uint16) * 257)
+        Image.fromarray(np.dstack([picture, picture[..., :1]])).save(folder / "alpha.png")
+        Image.fromarray(picture).convert("CMYK").save(folder / "cmyk.jpg")
+    for name in ("grey", "deep", "alpha", "cmyk"):
+        write_image(truth / f"{name}.png", encode_fsd(np.full((32, 48), 3.0)))
+    found = loader(mixture(build_dataset("fsd", tmp_path, {}, "here"), augment=Augmentation(["jittering"], True, "x")), steps=20)
+    batches = [batch for step in range(20) for batch in found.batches(step)]
+    assert {key for batch in batches for key in batch.keys} == {"grey", "deep", "alpha", "cmyk"} and not found.broken
+    assert all(batch.left.dtype == torch.uint8 and batch.left.shape[1] == 3 for batch in batches)
+
+
+class Deadly(Numbers):
+    """The process that loads sample 3 is killed, so many times as there are files in a folder."""
+
+    def __init__(self, folder, deaths):
+        super().__init__(8)
+        self.lives = [folder / str(i) for i in range(deaths)]
+        for life in self.lives:
+            life.touch()
+
+    def load(self, i):
+        for life in self.lives:
+            if i == 3 and life.exists():
+                life.unlink()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().load(i)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """torch looks after its workers every five seconds; here every tenth of one."""
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.1,))
+
+
+def test_a_killed_worker_is_replaced_and_nothing_changes(tmp_path, impatient, caplog):
+    mix = mixture(Deadly(tmp_path, deaths=1))
+    seen = everything(mix, steps=12, workers=2)
+    assert not list(tmp_path.iterdir()), "no worker died"
+    assert seen == everything(mixture(Numbers(8)), steps=12)
+    assert sum("restart 1" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_workers_that_die_again_and_again_end_the_run(tmp_path, impatient):
+    with pytest.raises(UserError, match=r"DataLoader worker .*lower data.workers") as error:
+        everything(mixture(Deadly(tmp_path, deaths=50)), steps=12, workers=1)
+    assert "\n" not in str(error.value)
+
+
+def test_training_metrics_are_kept_per_data_set():
+    mix = mixture(Numbers(3), Numbers(5), sizes=((4, 2),))
+    sums = MetricSums([source.name for source in mix.sources], ["epe"])
+    found = loader(mix, steps=8, batch=4)
+    seen = {"set0": [], "set1": []}
+    for step in range(8):
+        for batch in found.batches(step):
+            sums.add(torch.zeros_like(batch.disparity), batch.disparity, batch.valid, batch.datasets)
+            for name, key in zip(batch.datasets, batch.keys, strict=True):
+                seen[name].append(int(key))  # sample i has disparity i everywhere, so i is the error of 0
+    means = sums.reduce()
+    assert means["set0/epe"] == pytest.approx(np.mean(seen["set0"])) and means["set1/epe"] == pytest.approx(np.mean(seen["set1"]))
 
 
 def test_ground_truth_beyond_the_limit_becomes_unknown():
@@ -171,33 +284,6 @@ def test_a_batch_carries_uint8_until_it_is_moved():
     moved = batch.to("cpu")
     assert torch.equal(moved.left, batch.left.float() / 255) and len(moved) == 3
     assert moved.select([2, 0]).keys == [batch.keys[2], batch.keys[0]]
-
-
-def test_held_back_samples_do_not_change_when_others_are_added():
-    keys = [f"scene_{i}" for i in range(400)]
-    rest, held = hold_back(keys, 0.1)
-    assert sorted([*rest, *held]) == list(range(400)) and 20 < len(held) < 60
-    more = keys[:200] + [f"new_{i}" for i in range(500)] + keys[200:]
-    _, held_of_more = hold_back(more, 0.1)
-    assert {keys[i] for i in held} == {more[i] for i in held_of_more} & set(keys)
-    assert len(hold_back(keys[:10], 1e-9)[1]) == 1
-    assert len(hold_back(keys[:9], 0.5)[1]) == 0
-    assert len(hold_back(keys, 0.0)[1]) == 0
-
-
-def test_sources_take_the_common_augmentation_or_their_own():
-    data = DataConfig(
-        datasets=[
-            {"name": "a", "type": "synthetic", "params": {"size": [96, 64], "length": 20}},
-            {"name": "b", "type": "synthetic", "params": {"size": [96, 64], "length": 20}, "image_augmentation": []},
-        ],
-        image_sizes=[(64, 32)],
-        image_augmentation=["jittering"],
-    )
-    kept, held = build_sources(data.datasets, data, "data.datasets", 0.2)
-    assert [len(k.augment.dump()[0]) for k in kept] == [1, 0]
-    assert all(h.augment.dump() == ([], False) for h in held)
-    assert all(len(k.indices) + len(h.indices) == 20 and not set(k.indices) & set(h.indices) for k, h in zip(kept, held, strict=True))
 
 
 def test_the_networks_own_randomness_differs_per_step_and_process():
