@@ -2,7 +2,7 @@
 
 All are taken over the valid pixels, e = |prediction - ground truth| in pixels, pooled over the pixels of a data set (KITTI's rule) and not
 averaged over images. A prediction that is not finite has e = infinity: wrong for every threshold, and visible in `epe` and `rmse`.
-Shares are in PERCENT, 0 to 100, as the benchmarks print them.
+Shares are in PERCENT, 0 to 100, as the benchmarks print them, but where a name is torchvision's.
 """
 
 import math
@@ -16,6 +16,7 @@ from utils.registry import Registry
 
 METRICS = Registry("metric")
 SumCount = tuple[Tensor, Tensor]
+VALIDATED = ("epe", "rmse", "bad_0.5", "bad_1", "bad_2", "bad_3", "d1", "d3", "d1_all")  # while training; `scores` takes what a suite names
 
 
 @METRICS.register("epe")
@@ -30,40 +31,29 @@ def rmse(prediction: Tensor, disparity: Tensor, valid: Tensor) -> SumCount:
     return _sums(_error(prediction, disparity).double().square(), valid)
 
 
-@METRICS.register("bad_0.5")
-def bad_0_5(prediction: Tensor, disparity: Tensor, valid: Tensor) -> SumCount:
-    """Percent of valid pixels with e > 0.5 px. Middlebury v3 and ETH3D, "bad 0.5"."""
-    return _sums(100.0 * (_error(prediction, disparity) > 0.5), valid)
+def _bad(threshold: float) -> Callable[[Tensor, Tensor, Tensor], SumCount]:
+    def bad(prediction: Tensor, disparity: Tensor, valid: Tensor) -> SumCount:
+        return _sums(100.0 * (_error(prediction, disparity) > threshold), valid)
+
+    bad.__doc__ = f"Percent of valid pixels with e > {threshold:g} px."
+    return bad
 
 
-@METRICS.register("bad_1")
-def bad_1(prediction: Tensor, disparity: Tensor, valid: Tensor) -> SumCount:
-    """Percent of valid pixels with e > 1 px. Middlebury v3 and ETH3D, "bad 1.0"; the papers' BP-1."""
-    return _sums(100.0 * (_error(prediction, disparity) > 1), valid)
-
-
-@METRICS.register("bad_2")
-def bad_2(prediction: Tensor, disparity: Tensor, valid: Tensor) -> SumCount:
-    """Percent of valid pixels with e > 2 px. Middlebury v3's default "bad 2.0"; the papers' BP-2."""
-    return _sums(100.0 * (_error(prediction, disparity) > 2), valid)
-
-
-@METRICS.register("bad_3")
-def bad_3(prediction: Tensor, disparity: Tensor, valid: Tensor) -> SumCount:
-    """Percent of valid pixels with e > 3 px. KITTI 2012's "Out-Noc" / "Out-All" (by the mask given)."""
-    return _sums(100.0 * (_error(prediction, disparity) > 3), valid)
+# Middlebury v3 and ETH3D: "bad 0.5" to "bad 4.0", the papers' BP-1, BP-2; KITTI 2012's "Out-Noc" and "Out-All" are bad_3 by the mask given.
+for _threshold in (0.5, 1.0, 2.0, 3.0, 4.0):
+    METRICS.register(f"bad_{_threshold:g}")(_bad(_threshold))
 
 
 @METRICS.register("d1")
 def d1(prediction: Tensor, disparity: Tensor, valid: Tensor) -> SumCount:
     """Percent of valid pixels with e > 3 px, under the name that RAFT-Stereo's evaluation prints; equals `bad_3`, not KITTI's `d1_all`."""
-    return bad_3(prediction, disparity, valid)
+    return METRICS["bad_3"](prediction, disparity, valid)
 
 
 @METRICS.register("d3")
 def d3(prediction: Tensor, disparity: Tensor, valid: Tensor) -> SumCount:
     """Percent of valid pixels with e > 1 px. The name is the configuration format's; equals `bad_1`."""
-    return bad_1(prediction, disparity, valid)
+    return METRICS["bad_1"](prediction, disparity, valid)
 
 
 @METRICS.register("d1_all")
@@ -71,6 +61,47 @@ def d1_all(prediction: Tensor, disparity: Tensor, valid: Tensor) -> SumCount:
     """Percent of valid pixels with e > 3 px and e > 5 % of the ground truth. KITTI 2015's D1-all (Menze and Geiger 2015, sec. 5)."""
     error = _error(prediction, disparity)
     return _sums(100.0 * ((error > 3) & (error > 0.05 * disparity)), valid)
+
+
+@METRICS.register("relepe")
+def relepe(prediction: Tensor, disparity: Tensor, valid: Tensor) -> SumCount:
+    """Mean of e / ground truth, a share of 1; which for small errors is that of the depth. Name and definition of torchvision's reference."""
+    return _sums(_error(prediction, disparity) / disparity.clamp(min=1e-6), valid)
+
+
+@METRICS.register("density")
+def density(prediction: Tensor, disparity: Tensor, valid: Tensor) -> SumCount:
+    """Percent of valid pixels with a prediction: one that is finite."""
+    return _sums(100.0 * torch.isfinite(prediction), valid)
+
+
+# ---- the names of torchvision's stereo reference, with its definitions, so that its tables can be compared --------------------------------
+
+
+@METRICS.register("mae")
+def mae(prediction: Tensor, disparity: Tensor, valid: Tensor) -> SumCount:
+    """Mean of e, pixels; equals `epe`."""
+    return epe(prediction, disparity, valid)
+
+
+def _within(threshold: float) -> Callable[[Tensor, Tensor, Tensor], SumCount]:
+    def within(prediction: Tensor, disparity: Tensor, valid: Tensor) -> SumCount:
+        return _sums(1.0 * (_error(prediction, disparity) < threshold), valid)
+
+    within.__doc__ = f"SHARE of valid pixels with e < {threshold:g} px, 0 to 1: more is better."
+    return within
+
+
+for _threshold in (1, 3, 5):
+    METRICS.register(f"{_threshold}px")(_within(_threshold))
+
+
+@METRICS.register("fl-all")
+def fl_all(prediction: Tensor, disparity: Tensor, valid: Tensor) -> SumCount:
+    """Percent of valid pixels with e < 3 px and e < 5 % of the ground truth: more is better. KITTI's Fl-all, which is `d1_all` for
+    disparity, counts the others, and by `and`."""
+    error = _error(prediction, disparity)
+    return _sums(100.0 * ((error < 3) & (error < 0.05 * disparity)), valid)
 
 
 def finish(name: str, total: float, count: float) -> float:
@@ -151,7 +182,7 @@ class MetricSums:
     def __init__(
         self,
         datasets: Sequence[str],
-        metrics: Iterable[str] = tuple(METRICS),
+        metrics: Iterable[str] = VALIDATED,
         *,
         max_disparity: float | None = None,
         device: torch.device | str = "cpu",

@@ -8,7 +8,9 @@ import torch
 from train.metrics import METRICS, Means, MetricSums, finish
 from utils.errors import UserError
 
-NAMES = ["epe", "rmse", "bad_0.5", "bad_1", "bad_2", "bad_3", "d1", "d3", "d1_all"]
+ERRORS = ["epe", "rmse", "bad_0.5", "bad_1", "bad_2", "bad_3", "bad_4", "d1", "d3", "d1_all", "relepe", "mae"]
+GOOD = {"density": 100, "1px": 1, "3px": 1, "5px": 1, "fl-all": 100}  # value of a perfect prediction
+NAMES = [*ERRORS, *GOOD]
 
 # errors 0, 0.5, 0.75, 1, 1.5, 2.5, 3, 4 (of 100), 4 (of 50), 10 px; the last pixel is not valid
 TRUTH = torch.tensor([[[10.0, 10, 10, 10, 10, 10, 10, 100, 50, 10]]])
@@ -24,6 +26,14 @@ EXPECTED = {
     "d1": 200 / 9,
     "d3": 500 / 9,
     "d1_all": 100 / 9,  # 4 px of 100 is within 5 %, 4 px of 50 is not
+    "bad_4": 0,
+    "relepe": (0 + 0.05 + 0.075 + 0.1 + 0.15 + 0.25 + 0.3 + 0.04 + 0.08) / 9,
+    "mae": 17.25 / 9,
+    "density": 100,
+    "1px": 3 / 9,  # strictly less than the threshold
+    "3px": 6 / 9,
+    "5px": 1,
+    "fl-all": 100 / 9,  # 0 of 10 alone: 0.5 of 10 is 5 % and not less, 4 of 100 is not below 3 px
 }
 
 
@@ -34,7 +44,7 @@ def value(name, prediction, truth=TRUTH, valid=VALID):
 
 
 def test_the_names_are_these():
-    assert list(METRICS) == NAMES == list(EXPECTED)
+    assert sorted(METRICS) == sorted(NAMES) == sorted(EXPECTED)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -43,8 +53,8 @@ def test_value_by_hand(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_perfect_prediction_scores_zero(name):
-    assert value(name, TRUTH) == 0
+def test_a_perfect_prediction_scores_zero_or_all(name):
+    assert value(name, TRUTH) == GOOD.get(name, 0)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -60,7 +70,8 @@ def test_invalid_pixels_count_nothing_whatever_they_hold(name):
 def test_a_broken_prediction_is_an_error_and_not_dropped(name, broken):
     prediction = TRUTH.clone()
     prediction[..., 0] = broken
-    assert value(name, prediction) == (math.inf if name in ("epe", "rmse") else pytest.approx(100 / 9))
+    expected = math.inf if name in ("epe", "rmse", "mae", "relepe") else GOOD[name] * 8 / 9 if name in GOOD else 100 / 9
+    assert value(name, prediction) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", NAMES)
