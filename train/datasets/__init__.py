@@ -4,7 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from train.datasets import fsd, kitti, middlebury_grey, sceneflow, synthetic  # noqa: F401  (they register themselves)
+from train.datasets import (  # noqa: F401  (they register themselves)
+    eth3d,
+    fsd,
+    kitti,
+    middlebury,
+    middlebury_grey,
+    sceneflow,
+    synthetic,
+)
 from train.datasets.base import DATASETS, SampleError, StereoDataset
 
 __all__ = ["DATASETS", "SampleError", "StereoDataset", "build_dataset"]
