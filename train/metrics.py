@@ -65,7 +65,7 @@ def d1_all(prediction: Tensor, disparity: Tensor, valid: Tensor) -> SumCount:
 
 @METRICS.register("relepe")
 def relepe(prediction: Tensor, disparity: Tensor, valid: Tensor) -> SumCount:
-    """Mean of e / ground truth, a share of 1; which for small errors is that of the depth. Name and definition of torchvision's reference."""
+    """Mean of e / ground truth, a share of 1; which for small errors is that of the depth. Name and definition of torchvision."""
     return _sums(_error(prediction, disparity) / disparity.clamp(min=1e-6), valid)
 
 
@@ -75,7 +75,7 @@ def density(prediction: Tensor, disparity: Tensor, valid: Tensor) -> SumCount:
     return _sums(100.0 * torch.isfinite(prediction), valid)
 
 
-# ---- the names of torchvision's stereo reference, with its definitions, so that its tables can be compared --------------------------------
+# ---- the names of torchvision's stereo reference, with its definitions, so that its tables can be compared -------------------------------
 
 
 @METRICS.register("mae")
