@@ -84,3 +84,8 @@ def test_links_below_the_folder_are_followed(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "scenes").symlink_to(tmp_path / "elsewhere")
     assert inside(tmp_path / "data", "scenes/0.png", "list.txt") == tmp_path / "data" / "scenes" / "0.png"
+
+
+def test_a_path_with_a_zero_byte_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"list\.txt: 'a\\x00b' holds a zero byte"):
+        inside(tmp_path, "a\0b", "list.txt")

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from train.datasets.base import SampleError
+from train.datasets.readers import depth_disparity
 from train.sample import StereoSample
+from utils.calibration import Calibration
 from utils.errors import UserError, shorten
 from utils.images import read_image
 
@@ -22,7 +24,7 @@ SUFFIX = "suffix"
 FIELD = re.compile(r"\{(\w+)(:\*\*)?\}")
 Fields = dict[str, str]
 Files = Mapping[str, Path]
-Decode = Callable[[Files], StereoSample]
+Decode = Callable[..., StereoSample]  # (files) or, where there are notes, (files, note)
 
 
 class Row(NamedTuple):
@@ -48,6 +50,7 @@ def open_files(
     key: str,
     optional: Mapping[str, str] | None = None,
     keep: Callable[[Fields], bool] | None = None,
+    choose: Mapping[str, Sequence[str] | None] | None = None,
     allow_unpaired: bool = False,
 ) -> "FileDataset":
     """The data set of the samples under `root`, sorted by key.
@@ -57,14 +60,21 @@ def open_files(
     decode: role -> path, without the optional files that are absent, to the sample; a file that cannot be decoded raises OSError or
     ValueError with its name. A plain function or a `functools.partial` of one, so that worker processes can receive it.
     key: a template for the sample's name, of the fields of the first role. keep: whether files with these fields take part.
-    Raises UserError where there is no sample, and for files without partners unless `allow_unpaired` says to leave them out.
+    choose: field of the first role -> the values that take part, None for all there are.
+    Raises UserError where there is no sample, or none with a chosen value, and for files without partners unless `allow_unpaired` says to
+    leave them out.
     """
     root = _check_root(kind, root, required)
-    tables = {role: _index(root, template, keep) for role, template in (dict(required) | dict(optional or {})).items()}
-    names = {role: _names(template) for role, template in (dict(required) | dict(optional or {})).items()}
+    chosen = {name: values for name, values in (choose or {}).items() if values is not None}
+
+    def takes(fields: Fields) -> bool:
+        return all(name not in fields or fields[name] in values for name, values in chosen.items()) and (keep is None or keep(fields))
+
+    tables = {role: _index(root, template, takes) for role, template in (dict(required) | dict(optional or {})).items()}
+    names = {role: field_names(template) for role, template in (dict(required) | dict(optional or {})).items()}
     first = next(iter(required))
     key = FIELD.sub(r"{\1}", key)
-    complete, unpaired = [], []
+    complete, unpaired, seen = [], [], set()
     for fields, path in tables[first].items():
         values = dict(zip(names[first], fields, strict=True))
         files = {role: table.get(tuple(values[name] for name in names[role]), "") for role, table in tables.items()}
@@ -72,8 +82,8 @@ def open_files(
         if lacking:
             unpaired.append(f"{path} has no {' and no '.join(lacking)}")
         else:
-            name = key.format(**values)
-            complete.append(Row("/".join(filter(None, name.split("/"))), files))
+            complete.append(Row("/".join(filter(None, key.format(**values).split("/"))), files))
+            seen.update((name, values[name]) for name in chosen)
     used = {path for row in complete for path in row.files.values()}
     for role in list(required)[1:]:
         unpaired += [f"{path} has no {first}" for path in tables[role].values() if path not in used and not _shared(names, role, first)]
@@ -84,6 +94,8 @@ def open_files(
         )
     if not complete:
         raise UserError(f"{kind}: no sample under {root} (looked for {_shown(required)}); pass the folder that contains these")
+    if missing := [f"{name} '{value}'" for name, values in chosen.items() for value in values if (name, value) not in seen]:
+        raise UserError(f"{kind}: no {missing[0]} under {root} (looked for {_shown(required)}); add it, or choose only what is there")
     return FileDataset(kind, root, sorted(complete, key=lambda row: row.key), decode)
 
 
@@ -99,10 +111,11 @@ def _check_root(kind: str, root: Path | None, required: Mapping[str, str]) -> Pa
 class FileDataset:
     """Samples that are read from files, see `base.StereoDataset`. Made by `open_files`."""
 
-    def __init__(self, kind: str, root: Path, rows: Sequence[Row], decode: Decode) -> None:
+    def __init__(self, kind: str, root: Path, rows: Sequence[Row], decode: Decode, notes: Sequence[Any] = ()) -> None:
+        """notes: one per row, which `decode` gets as a second argument; what a sample is decoded with beside its files."""
         self.kind, self.root = kind, root
         self.has_right_disparity = any(row.files.get("disparity_right") for row in rows)
-        self.decode = decode
+        self.decode, self._notes = decode, notes
         self._roles = list(rows[0].files)
         self._rows = Lines("\0".join([row.key, *row.files.values()]) for row in rows)
 
@@ -126,7 +139,7 @@ class FileDataset:
 
     def load(self, i: int) -> StereoSample:
         try:
-            sample = self.decode(self.paths(i)).replace(key=self.key(i))
+            sample = self.decode(self.paths(i), *self._notes[i : i + 1]).replace(key=self.key(i))
         except (OSError, ValueError) as error:
             raise SampleError(f"{self.kind}: {self.key(i)}: {error}") from error
         parts = ("left", "right", "disparity", "disparity_right", "occluded")
@@ -155,6 +168,16 @@ def read_pair(files: Files, read: Callable[[Path], tuple[np.ndarray, np.ndarray]
     return StereoSample(read_image(files["left"]), read_image(files["right"]), disparity, valid, disparity_right, valid_right, **others)
 
 
+def read_depth_pair(files: Files, read: Callable[[Path], np.ndarray], calibration: Calibration) -> StereoSample:
+    """As `read_pair`, for files that hold depth; `read` decodes them to metres. calibration: of any size, the sample's is at its own."""
+    sample = read_pair(files, lambda path: depth_disparity(depth := read(path), calibration.scaled(_size(depth))))
+    return sample.replace(calibration=calibration.scaled(_size(sample.disparity)))
+
+
+def _size(values: np.ndarray) -> tuple[int, int]:
+    return values.shape[1], values.shape[0]
+
+
 class Lines(Sequence[str]):
     """Texts in one block of bytes: a million of them as objects would be copied into every worker process, reference count by count."""
 
@@ -176,7 +199,7 @@ class Lines(Sequence[str]):
 
 def _index(root: Path, template: str, keep: Callable[[Fields], bool] | None) -> dict[tuple[str, ...], str]:
     """Values of the template's fields, but the suffix, -> path. Raises UserError for two files that differ in their suffix only."""
-    names, table = _names(template), {}
+    names, table = field_names(template), {}
     for path, fields in find(root, template).items():
         if keep is not None and not keep(fields):
             continue
@@ -187,7 +210,33 @@ def _index(root: Path, template: str, keep: Callable[[Fields], bool] | None) -> 
     return table
 
 
-def _names(template: str) -> list[str]:
+def from_glob(pattern: str) -> str:
+    """A template of a path with the wildcards `*` and `**`: they become fields in their order, a `.*` at the end any suffix.
+
+    So `left/*/*.png` and `disp/*/*.pfm` are paired by their first and second wildcard. Fields that are written out stay as they are.
+    Raises UserError for what is neither.
+    """
+    parts, count = [], 0
+    for part in pattern.split("/"):
+        if part == "**" or (FIELD.fullmatch(part) and part.endswith(":**}")):
+            count += part == "**"
+            parts.append(f"{{_{count}:**}}" if part == "**" else part)
+            continue
+        if "**" in part or not part or re.search(r"[][?{}]", FIELD.sub("", part)):
+            raise UserError(
+                f"'{pattern}': expected a path below the data set's folder of names, * for a piece of a name, ** for any number of folders, "
+                f"and fields as {{frame}}; found '{part}'"
+            )
+        for piece in re.findall(r"\*", part):
+            count += 1
+            part = part.replace(piece, f"{{_{count}}}", 1)
+        parts.append(part)
+    last = re.sub(r"\.\{_\d+\}$", ".{suffix}", parts[-1]) if pattern.endswith(".*") else parts[-1]
+    return "/".join([*parts[:-1], last])
+
+
+def field_names(template: str) -> list[str]:
+    """The fields of a template in their order, without `suffix`."""
     return [name for name in dict.fromkeys(match[1] for match in FIELD.finditer(template)) if name != SUFFIX]
 
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from train.datasets import SampleError
-from train.datasets.layout import Lines, find, open_files
+from train.datasets.layout import FileDataset, Lines, Row, find, open_files, read_depth_pair
 from train.sample import StereoSample
+from utils.calibration import Calibration
 from utils.errors import UserError
+from utils.images import write_image
 
 PAIR = {"left": "{scene:**}/left/{frame}.{suffix}", "right": "{scene:**}/right/{frame}.{suffix}"}
 
@@ -103,6 +105,34 @@ def test_a_link_in_a_circle_ends(tmp_path):
 def test_keep_chooses_by_fields(tmp_path):
     touch(tmp_path, "a/left/0.png", "a/right/0.png", "b/left/0.png", "b/right/0.png")
     assert keys(open_files("own", tmp_path, PAIR, decode, key="{scene}", keep=lambda fields: fields["scene"] != "a")) == ["b"]
+
+
+def test_chosen_values_take_part_and_must_be_there(tmp_path):
+    touch(tmp_path, "a/left/0.png", "a/right/0.png", "b/left/0.png", "b/right/0.png", "b/right/1.png")
+    assert keys(open_files("own", tmp_path, PAIR, decode, key="{scene}", choose={"scene": ["a"], "frame": None})) == ["a"]
+    with pytest.raises(UserError, match=r"own: no scene 'c' under .*\(looked for \*\*/left/\*\.\*"):
+        open_files("own", tmp_path, PAIR, decode, key="{scene}", choose={"scene": ["a", "c"]})
+
+
+def test_a_note_is_what_its_sample_is_decoded_with(tmp_path):
+    touch(tmp_path, "0.png", "1.png")
+
+    def noted(files, note):
+        return decode(files).replace(disparity=np.full((2, 3), note[0], np.float32), valid=np.ones((2, 3), bool))
+
+    rows = [Row(name, {"left": f"{name}.png"}) for name in "01"]
+    dataset = FileDataset("own", tmp_path, rows, noted, np.array([[1.5, 2], [3, 4]]))
+    assert [dataset.load(i).disparity.max() for i in range(2)] == [1.5, 3]
+
+
+def test_depth_is_in_the_calibration_of_its_own_size(tmp_path):
+    write_image(tmp_path / "left.png", np.zeros((1, 2, 3), np.uint8))
+    files = dict.fromkeys(("left", "right", "disparity", "disparity_right"), tmp_path / "left.png")
+    calibration = Calibration(focal_px=100, baseline_m=0.5, size=(4, 2), doffs_px=2)  # at 2x1: 50 px and 1 px
+    sample = read_depth_pair(files, lambda path: np.array([[2, 0]], np.float32), calibration).check()
+    assert sample.disparity.tolist() == [[11.5, 0]] and sample.valid.tolist() == [[True, False]]
+    assert sample.disparity_right is not None and sample.disparity_right.tolist() == [[11.5, 0]]
+    assert sample.calibration is not None and (sample.calibration.focal_px, sample.calibration.size) == (50, (2, 1))
 
 
 def test_broken_samples_are_named(tmp_path):

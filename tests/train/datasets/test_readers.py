@@ -15,11 +15,17 @@ from train.datasets.readers import (
     read_exr,
     read_fsd_disparity,
     read_grey8_disparity,
+    read_half_depth,
+    read_headless,
     read_mask,
     read_nocc_mask,
+    read_npy_disparity,
     read_number,
     read_pfm_disparity,
+    read_png16_depth,
     read_png16_disparity,
+    read_sintel_disparity,
+    read_spring_disparity,
 )
 from utils.calibration import Calibration
 from utils.errors import UserError
@@ -84,6 +90,70 @@ def test_pfm_with_signs_is_taken_by_its_size(tmp_path):
     write_pfm(tmp_path / "a.pfm", np.array([[-1.5, 2, 0, -np.inf, np.nan]], np.float32))
     disparity, valid = read_pfm_disparity(tmp_path / "a.pfm", signed=True)
     assert disparity.tolist() == [[1.5, 2, 0, 0, 0]] and valid.tolist() == [[True, True, False, False, False]]
+
+
+def test_sintel_is_cast_before_it_is_multiplied(tmp_path):
+    write_image(tmp_path / "a.png", np.array([[[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [100, 128, 64]]], np.uint8))
+    disparity, valid = read_sintel_disparity(tmp_path / "a.png")
+    # 400 + 2 + 64 / 16384; as bytes 4 * 100 would be 144
+    assert disparity.tolist() == [[0, 4, 2**-6, 2**-14, 402.00390625]] and disparity.dtype == np.float32
+    assert valid.tolist() == [[False, True, True, True, True]]
+    write_image(tmp_path / "b.png", np.zeros((1, 4), np.uint8))
+    with pytest.raises(ValueError, match=r"b\.png: expected an 8-bit RGB PNG with disparity coded as in Sintel"):
+        read_sintel_disparity(tmp_path / "b.png")
+
+
+@pytest.mark.parametrize(("scale", "decoded"), [(32, [0, 0.03125, 1, 3.125]), (100, [0, 0.01, 0.32, 1])])
+def test_crestereo_and_instereo2k_have_their_own_scales(tmp_path, scale, decoded):
+    write_image(tmp_path / "a.png", np.array([[0, 1, 32, 100]], np.uint16))
+    disparity, valid = read_png16_disparity(tmp_path / "a.png", scale)
+    assert disparity[0].tolist() == pytest.approx(decoded) and valid.tolist() == [[False, True, True, True]]
+
+
+def test_the_ends_of_16_bit_depth_are_unknown(tmp_path):
+    write_image(tmp_path / "a.png", np.array([[0, 1, 12345, 65534, 65535]], np.uint16))
+    for unit_m, metres in ((1e-4, [0, 1e-4, 1.2345, 6.5534, 0]), (0.01, [0, 0.01, 123.45, 655.34, 0])):
+        depth = read_png16_depth(tmp_path / "a.png", unit_m)
+        assert depth.dtype == np.float32 and depth[0].tolist() == pytest.approx(metres)
+
+
+def test_half_depth_is_bits_and_not_a_number(tmp_path):
+    # 0x3C00 is 1.0, 0x4248 3.140625, 0x0001 the smallest float16 6e-8, 0x7C00 inf, 0x7E00 nan, 0xBC00 -1.0
+    write_image(tmp_path / "a.png", np.array([[0, 0x3C00, 0x4248, 0x0001, 0x7C00, 0x7E00, 0xBC00]], np.uint16))
+    depth = read_half_depth(tmp_path / "a.png")
+    assert depth.dtype == np.float32 and depth.tolist() == [[0, 1, 3.140625, 0, np.inf, 0, 0]]
+
+
+def test_bare_bytes_are_blue_green_red(tmp_path):
+    (tmp_path / "a.raw").write_bytes(bytes(range(18)))
+    picture = read_headless(tmp_path / "a.raw", (3, 2))
+    assert picture.shape == (2, 3, 3) and picture[0, 1].tolist() == [5, 4, 3] and picture[1, 0].tolist() == [11, 10, 9]
+    with pytest.raises(ValueError, match=r"a\.raw: expected 4x2 pixels of three bytes, found 18 bytes"):
+        read_headless(tmp_path / "a.raw", (4, 2))
+
+
+def test_npy_takes_inf_nan_and_what_is_not_positive_as_unknown(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[1.5, np.inf, np.nan, 0, -2, 600]]))
+    disparity, valid = read_npy_disparity(tmp_path / "a.npy")
+    assert disparity.tolist() == [[1.5, 0, 0, 0, 0, 600]] and disparity.dtype == np.float32 and (valid == (disparity > 0)).all()
+
+
+def test_spring_is_every_second_value_as_it_is(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    stored = np.array([[1.5, 9, np.nan, 9], [9, 9, 9, 9], [0, 9, 1800, 9], [9, 9, 9, 9]], np.float32)
+    with h5py.File(tmp_path / "a.dsp5", "w") as file:
+        file["disparity"] = stored
+    disparity, valid = read_spring_disparity(tmp_path / "a.dsp5")
+    # in pixels of the images already: halving the values with the size would give 0.75 and 900
+    assert disparity.tolist() == [[1.5, 0], [0, 1800]] and valid.tolist() == [[True, False], [False, True]]
+    with h5py.File(tmp_path / "flow.dsp5", "w") as file:
+        file["flow"] = stored
+    (tmp_path / "text.dsp5").write_text("no HDF5")
+    for name in ("flow", "text"):
+        with pytest.raises(ValueError, match=rf"{name}\.dsp5: expected HDF5 with 'disparity'"):
+            read_spring_disparity(tmp_path / f"{name}.dsp5")
+    with pytest.raises(OSError, match=r"none\.dsp5"):
+        read_spring_disparity(tmp_path / "none.dsp5")
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.pgm"])
@@ -165,10 +235,11 @@ def test_exr_is_its_only_channel_or_the_one_that_is_named(tmp_path):
         read_exr(tmp_path / "none.exr")
 
 
-def test_exr_without_its_package_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "OpenEXR", None)
-    with pytest.raises(UserError, match=r"a\.exr: .*pip install OpenEXR"):
-        read_exr(tmp_path / "a.exr")
+@pytest.mark.parametrize(("read", "package"), [(read_exr, "OpenEXR"), (read_spring_disparity, "h5py")])
+def test_a_missing_package_is_named_with_how_to_install_it(tmp_path, monkeypatch, read, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=rf"a\.file: needs a package that is not installed; pip install {package}, or uv run --extra "):
+        read(tmp_path / "a.file")
 
 
 def test_a_number_is_all_that_its_file_holds(tmp_path):
