@@ -1,15 +1,28 @@
 """Filling a cache ahead of the runs that use it, by several processes. What an entry is, and reading it, is in `datasets.cache`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
+from train.config import RunConfig
 from train.dataloader import start_worker
 from train.datasets import SampleError
 from train.datasets.cache import Cached, CacheMiss
+from train.sources import Source, open_sources
 from utils.errors import UserError
+
+
+def cached_sources(config: RunConfig) -> list[Source]:
+    """The data sets of a run that are read through a cache, of the mixture and of the validation. UserError where there is none."""
+    kept, held = open_sources(config)
+    found = [source for source in (*kept, *held) if isinstance(source.dataset, Cached)]
+    if not found:
+        raise UserError(
+            'no data set has a cache; add "cache": {"root": FOLDER, "size": [width, height]} to data, or --set data.cache.root=FOLDER'
+        )
+    return found
 
 
 @dataclass
@@ -22,17 +35,18 @@ class Built:
     bytes: int = 0
 
 
-def build_cache(cached: Cached, indices: Sequence[int], *, workers: int, verify: bool, progress: Callable[[], Any]) -> Built:
-    """Store what is not there, or not any more right, of the samples `indices`. May be stopped and started again, also twice at a time.
+def build_cache(source: Source, *, workers: int, verify: bool = False, progress: Callable[[], Any] = lambda: None) -> Built:
+    """Store what is not there, or not right any more, of a source's samples. May be stopped and started again, also twice at a time.
 
     verify: read every entry and every source file, and compare their content. progress: called after each sample.
     Raises UserError where the cache cannot be written, and where the system has killed a process.
     """
-    built = Built()
+    cached, built = source.dataset, Built()
+    assert isinstance(cached, Cached), source.name
     loader = DataLoader(
         _Build(cached, verify),
         batch_size=None,
-        sampler=[int(i) for i in indices],
+        sampler=[int(i) for i in source.indices],
         num_workers=workers,
         worker_init_fn=start_worker,
         prefetch_factor=8 if workers else None,

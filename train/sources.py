@@ -17,6 +17,7 @@ from train.datasets import StereoDataset, build_dataset
 from train.datasets.cache import MEND, Cached
 from train.sample import StereoSample
 from utils.errors import UserError
+from utils.files import inside
 
 Augment = Callable[[StereoSample, tuple[int, int], np.random.Generator], StereoSample]
 Part = Literal["all", "train", "val"]
@@ -120,9 +121,11 @@ def read_list(name: str, folder: Path | None, keys: Sequence[str]) -> np.ndarray
     """
     path = Path(expand(name, "list_file"))
     if not path.is_absolute():
-        if folder is None or ".." in path.parts:
-            raise UserError(f"list_file: {name}: a relative path stays inside the data set's folder ({folder}); pass an absolute one")
-        path = folder / path
+        if folder is None:
+            raise UserError(
+                f"list_file: {name}: a relative path starts at the data set's folder, and this one has none; pass an absolute one"
+            )
+        path = inside(folder, str(path), "list_file")
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:

@@ -1,6 +1,7 @@
 """What a run file may say, and the one line that a wrong one gets."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +73,14 @@ def test_the_effective_configuration_holds_every_default(documented):
         ("data.datasets[0].label_type=sterep", ["label_type", "'stereo'"]),
         ("data.datasets[0].weight=0", ["data.datasets", "weight above 0"]),
         ("data.datasets[0].weight=-1", ["data.datasets[0].weight", "-1"]),
+        ("data.datasets[0].steps=0", ["data.datasets[0].steps", "0"]),
+        ("data.datasets[0].part=test", ["data.datasets[0].part", "'test'", "'val'"]),
+        ("data.datasets[0].max_samples=0", ["data.datasets[0].max_samples", "0"]),
+        ("data.datasets[0].cache.siez=[64,64]", ["data.datasets[0].cache.siez", "'size'"]),
+        ("data.cache={\"root\": \"c\", \"size\": [64]}", ["data.cache.size"]),
+        ("data.datasets=[{\"name\": \"a\", \"steps\": 9}, {\"name\": \"b\"}]", ["data.datasets", "'a' has steps and 'b' has none"]),
+        ("data.datasets=[{\"name\": \"a\", \"steps\": 9, \"weight\": 2}]", ["data.datasets", "'a' has steps and a weight"]),
+        ("validation.datasets=[{\"name\": \"a\", \"val_fraction\": 0.1}]", ["validation.datasets", "'a' has val_fraction without part"]),
         ("data.image_augmentation=[\"jiterring\"]", ["data.image_augmentation[0]", "'jittering'"]),
         ("data.stereo_augmentation={\"scal\": 1}", ["data.stereo_augmentation.scal", "'scale'"]),
         ("data.image_sizes=[[0, 32]]", ["data.image_sizes[0][0]", "0"]),
@@ -114,13 +123,34 @@ def test_an_unknown_file_names_the_nearest_shipped_one():
         find_config("stereo_v2.json")
 
 
-def test_paths_take_environment_variables(documented, monkeypatch, tmp_path):
+def test_paths_start_at_the_root_take_variables_and_may_be_absolute(documented, monkeypatch, tmp_path):
+    """The one rule: path, below data.root, else below $STEREOFOUNDRY_DATA, else where the command runs."""
     entry = load_config(documented, ["data.datasets[0].path=$STEREO_ROOT/fsd"]).data.datasets[0]
+    monkeypatch.delenv("STEREOFOUNDRY_DATA", raising=False)
+    monkeypatch.setenv("STEREO_ROOT", "sets")
+    assert entry.folder("data.datasets[0]") == Path("sets/fsd")
+    assert entry.folder("data.datasets[0]", "/data/$STEREO_ROOT") == Path("/data/sets/sets/fsd")
+    monkeypatch.setenv("STEREOFOUNDRY_DATA", "/disk")
+    assert entry.folder("data.datasets[0]") == Path("/disk/sets/fsd")
+    assert entry.folder("data.datasets[0]", "/data") == Path("/data/sets/fsd")
     monkeypatch.setenv("STEREO_ROOT", str(tmp_path))
-    assert entry.folder("data.datasets[0]") == tmp_path / "fsd"
+    assert entry.folder("data.datasets[0]", "/data") == tmp_path / "fsd"
     monkeypatch.delenv("STEREO_ROOT")
-    with pytest.raises(UserError, match="STEREO_ROOT"):
+    with pytest.raises(UserError, match=r"data.datasets\[0\].path: .*STEREO_ROOT"):
         entry.folder("data.datasets[0]")
+    with pytest.raises(UserError, match=r"data.root: .*NOWHERE"):
+        entry.folder("data.datasets[0]", "$NOWHERE")
+
+
+def test_a_cache_of_its_own_says_only_what_differs(documented):
+    config = load_config(
+        documented,
+        ["data.cache.root=/fast", "data.cache.require=true", "data.datasets[0].cache.size=[64,32]", "validation.datasets=[{\"name\": \"v\"}]"],
+    )  # fmt: skip
+    own = config.data.datasets[0].cache
+    assert own is not None and (own.root, own.size, own.require, own.enabled) == ("/fast", (64, 32), True, True)
+    assert config.data.cache_of(config.data.datasets[0]) == own
+    assert config.validation.datasets[0].cache is None
 
 
 def test_the_schema_names_what_is_registered():

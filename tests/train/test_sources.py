@@ -109,7 +109,7 @@ def _numbers(folder, numbers):
         ("wrong.txt", ["wrong.txt, line 2", "'scene_x'", "'scene_0'"]),
         ("empty.txt", ["is empty", "scene_0"]),
         ("absent.txt", ["absent.txt", "No such file"]),
-        ("../outside.txt", ["../outside.txt", "inside the data set's folder"]),
+        ("../outside.txt", ["../outside.txt", "leads out of"]),
         ("folder", ["folder", "cannot be read"]),
         ("binary.txt", ["UTF-8"]),
     ],
