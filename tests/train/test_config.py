@@ -143,10 +143,8 @@ def test_paths_start_at_the_root_take_variables_and_may_be_absolute(documented, 
 
 
 def test_a_cache_of_its_own_says_only_what_differs(documented):
-    config = load_config(
-        documented,
-        ["data.cache.root=/fast", "data.cache.require=true", "data.datasets[0].cache.size=[64,32]", "validation.datasets=[{\"name\": \"v\"}]"],
-    )  # fmt: skip
+    keys = ["data.cache.root=/fast", "data.cache.require=true", "data.datasets[0].cache.size=[64,32]"]
+    config = load_config(documented, [*keys, 'validation.datasets=[{"name": "v"}]'])
     own = config.data.datasets[0].cache
     assert own is not None and (own.root, own.size, own.require, own.enabled) == ("/fast", (64, 32), True, True)
     assert config.data.cache_of(config.data.datasets[0]) == own
