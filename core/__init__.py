@@ -8,14 +8,18 @@ from typing import Any
 
 from torch import nn
 
+from core.crestereo import CREStereo
 from core.foundation_stereo import FoundationStereo
 from core.output import StereoOutput
+from core.raft_stereo import RAFTStereo
 from core.weight_files import load_model
 from utils.errors import UserError
 from utils.registry import Registry
 
 MODELS = Registry("model")
 MODELS.register("foundation_stereo")(FoundationStereo)
+MODELS.register("raft_stereo")(RAFTStereo)
+MODELS.register("crestereo")(CREStereo)
 
 
 def build_model(config: Mapping[str, Any], *, with_pretrained: bool = True) -> nn.Module:
@@ -32,4 +36,4 @@ def build_model(config: Mapping[str, Any], *, with_pretrained: bool = True) -> n
     return MODELS[name](with_pretrained, **checked)
 
 
-__all__ = ["MODELS", "FoundationStereo", "StereoOutput", "build_model", "load_model"]
+__all__ = ["MODELS", "CREStereo", "FoundationStereo", "RAFTStereo", "StereoOutput", "build_model", "load_model"]

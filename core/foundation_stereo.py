@@ -195,13 +195,16 @@ class FoundationStereo(nn.Module):
                 full_size.append(self._checkpointed(self._to_full_size, disparity, states[0], image_features))
         return StereoOutput(torch.stack(full_size, 1), initial)
 
-    def infer(self, left: np.ndarray, right: np.ndarray, *, iters: int | None = None, hierarchical: bool = False) -> np.ndarray:
+    def infer(
+        self, left: np.ndarray, right: np.ndarray, *, iters: int | None = None, hierarchical: bool = False, cascades: int = 1
+    ) -> np.ndarray:
         """Disparity of one pair of any size, for people.
 
         left, right: uint8 (H, W, 3) RGB; torch uint8 (3, H, W) as well. Returns float32 (H, W), full-size pixels, >= 0.
-        hierarchical: a pass at half size first, whose result the full pass starts from; for large images and disparities.
+        For large images and disparities, hierarchical: a pass at half size first, whose result the full pass starts from, as
+        FoundationStereo's authors do it; cascades: so many passes, each at twice the size of the one before, as CREStereo's do it.
         """
-        return inference.infer(self, left, right, iters=iters, hierarchical=hierarchical)
+        return inference.infer(self, left, right, iters=iters, hierarchical=hierarchical, cascades=cascades)
 
     def _aggregate(self, left_features: list[Tensor], right_finest: Tensor) -> Tensor:
         return self.hourglass(self.cost_volume(left_features[0], right_finest, self.max_disp // 4), left_features)

@@ -1,10 +1,11 @@
-"""One pair of images to one disparity map: padding and the coarse-to-fine pass. The networks themselves live beside this file.
+"""One pair of images to one disparity map: padding and the coarse-to-fine passes. The networks themselves live beside this file.
 
-Works with any network of `core` that has `multiple` and the `forward` of `FoundationStereo`.
+Works with any network of `core`: it asks for their `padding`, `stride` and `forward`.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from core.output import StereoOutput
 from utils.errors import UserError
 
 Box = tuple[int, int, int, int]
@@ -35,24 +37,58 @@ def unpad(x: Tensor, box: Box) -> Tensor:
 
 def predict(model: nn.Module, left: Tensor, right: Tensor, *, iters: int | None = None, init: Tensor | None = None) -> Tensor:
     """(B, 3, H, W) in [0, 1] of any size to (B, H, W), full-size pixels; `init` belongs to the padded size."""
-    box = padding_to(model.multiple, *left.shape[-2:])  # pyright: ignore[reportArgumentType, reportCallIssue]
+    box = padding_to(model.padding, *left.shape[-2:])  # pyright: ignore[reportArgumentType, reportCallIssue]
     return unpad(model(pad(left, box), pad(right, box), iters=iters, init=init).disparity, box)
+
+
+def cascade(model: nn.Module, left: Tensor, right: Tensor, *, iters: int | None = None, cascades: int) -> StereoOutput:
+    """`model` at 1 / 2^(cascades - 1) of the size, ..., a half and the whole, each started from the one before, with the same iterations.
+
+    CREStereo's stacked cascade (arXiv:2203.11483, section 3.4) as torchvision evaluates it, for any network.
+    left, right: (B, 3, H, W) in [0, 1], H and W multiples of 2^(cascades - 1) * `model.multiple`.
+    """
+    stride: int = model.stride  # pyright: ignore[reportAssignmentType]
+    height, width = left.shape[-2:]
+    output = None
+    for scale in (2**n for n in reversed(range(cascades))):
+        views = left, right
+        if scale > 1:
+            size = (height // scale, width // scale)
+            views = [F.interpolate(view, size=size, mode="bilinear", align_corners=True) for view in views]
+        init = None if output is None else start_from(output, (height // scale // stride, width // scale // stride))
+        output = model(*views, iters=iters, init=init)
+    assert output is not None, f"{cascades} cascades"
+    return output
+
+
+def start_from(output: StereoOutput, size: tuple[int, int]) -> Tensor:
+    """The last disparity, and what rows differ by where a network finds that, as the `init` of another size: (B, 1 or 2, *size)."""
+    parts = [output.disparity] if output.vertical is None else [output.disparity, output.vertical[:, -1]]
+    found = torch.stack(parts, 1)
+    return size[1] / found.shape[-1] * F.interpolate(found, size=size, mode="bilinear", align_corners=True)
+
+
+def predict_cascaded(model: nn.Module, left: Tensor, right: Tensor, *, iters: int | None = None, cascades: int) -> Tensor:
+    """As `predict`, with `cascade`."""
+    box = padding_to(model.padding * 2 ** (cascades - 1), *left.shape[-2:])  # pyright: ignore
+    return unpad(cascade(model, pad(left, box), pad(right, box), iters=iters, cascades=cascades).disparity, box)
 
 
 def predict_hierarchical(model: nn.Module, left: Tensor, right: Tensor, *, iters: int | None = None, ratio: float = 0.5) -> Tensor:
     """As `predict`, started from the disparity of a pass at `ratio` of the size, the same iterations in both.
 
     The published network adds the left padding to that disparity although both views are padded alike; it is kept because its
-    numbers depend on it. It is 0 for widths that are multiples of `model.multiple`, and at most 15 pixels of a start otherwise.
+    numbers depend on it. It is 0 for widths that are multiples of `model.padding`, and at most 15 pixels of a start otherwise.
     """
     height, width = left.shape[-2:]
     small = [F.interpolate(view, scale_factor=ratio, mode="bilinear", align_corners=False) for view in (left, right)]
     coarse = predict(model, small[0], small[1], iters=iters).unsqueeze(1)
     coarse = (F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=True) / ratio).clamp(min=0)
-    box = padding_to(model.multiple, height, width)  # pyright: ignore[reportArgumentType]
+    box = padding_to(model.padding, height, width)  # pyright: ignore[reportArgumentType]
     coarse = pad(coarse, box) + box[0]
-    size = (coarse.shape[-2] // 4, coarse.shape[-1] // 4)
-    init = F.interpolate(coarse, size=size, mode="bilinear", align_corners=True) / 4
+    stride: int = model.stride  # pyright: ignore[reportAssignmentType]
+    size = (coarse.shape[-2] // stride, coarse.shape[-1] // stride)
+    init = F.interpolate(coarse, size=size, mode="bilinear", align_corners=True) / stride
     return predict(model, left, right, iters=iters, init=init)
 
 
@@ -68,7 +104,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(before)
 
 
-def infer(model: nn.Module, left: Any, right: Any, *, iters: int | None = None, hierarchical: bool = False) -> np.ndarray:
+def infer(
+    model: nn.Module, left: Any, right: Any, *, iters: int | None = None, hierarchical: bool = False, cascades: int = 1
+) -> np.ndarray:
     """See `FoundationStereo.infer`."""
     views = [to_tensor(image, name) for image, name in ((left, "left"), (right, "right"))]
     if views[0].shape != views[1].shape:
@@ -76,7 +114,9 @@ def infer(model: nn.Module, left: Any, right: Any, *, iters: int | None = None, 
         raise UserError(f"infer: the two images have different sizes, {sizes} (width x height); a rectified pair has one size")
     parameter = next(model.parameters())
     views = [(view.to(parameter.device).to(parameter.dtype) / 255)[None] for view in views]
-    run = predict_hierarchical if hierarchical else predict
+    if cascades < 1 or (hierarchical and cascades > 1):
+        raise UserError(f"infer: cascades is {cascades}; expected 1 or more, and no more than 1 with hierarchical, which is another way")
+    run = predict_hierarchical if hierarchical else partial(predict_cascaded, cascades=cascades)
     with evaluating(model):
         disparity = run(model, views[0], views[1], iters=iters)
     return disparity[0].clamp(min=0).float().cpu().numpy()

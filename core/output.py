@@ -9,11 +9,14 @@ class StereoOutput(NamedTuple):
     """Disparity of the left view from one forward call.
 
     disparities: (B, T, H, W) pixels of the full image, one per refinement iteration, the last one best. T is 1 in evaluation mode.
-    initial: (B, 1, h, w) the disparity before refinement, in pixels of its own (working) size; None for networks that have none.
+    The others are None for networks that have none; a network's `offers` names those that it has.
+    initial: (B, 1, h, w) the disparity before refinement, in pixels of its own (working) size.
+    vertical: (B, T, H, W) what is left of a rectification error, per iteration: row in the left image - row in the right one, in pixels.
     """
 
     disparities: Tensor
     initial: Tensor | None = None
+    vertical: Tensor | None = None
 
     @property
     def disparity(self) -> Tensor:

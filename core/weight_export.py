@@ -1,6 +1,6 @@
-"""Weight files written: ours, and those that NVIDIA's inference code and its TensorRT pipeline read.
+"""Weight files written: ours, and those that the published networks' own code reads, such as NVIDIA's and its TensorRT pipeline.
 
-Reading is in `weight_files.py`, the table between the two sets of names in `convert.py`.
+Reading is in `weight_files.py`, the translation of names in `convert.py`.
 """
 
 import json
@@ -11,12 +11,12 @@ from typing import Any, BinaryIO, Literal
 import torch
 from torch import Tensor
 
-from core.convert import State, to_nvidia
+from core.convert import State, complete, find_published, to_published
 from core.weight_files import CARRIED, Weights, load_state, read_weights
 from utils.errors import UserError
 from utils.files import write_atomic
 
-Format = Literal["ours", "nvidia"]
+Format = Literal["ours", "published", "nvidia"]
 
 # Keys of cfg.yaml that NVIDIA's code reads and that no file of ours can change.
 FIXED_CFG = {"corr_implementation": "reg", "low_memory": 0, "mixed_precision": "true", "n_downsample": 2, "slow_fast_gru": "false"}
@@ -25,15 +25,13 @@ TOLD_CFG = ("corr_levels", "corr_radius", "max_disp", "n_gru_layers", "train_ite
 
 def read_checked(path: Path) -> Weights:
     """`read_weights`, with its configuration completed by every default and its entries compared with the network that this describes."""
-    from core import MODELS, build_model  # this module is below the registry
+    from core import build_model  # this module is below the registry
 
     weights = read_weights(path)
-    params = dict(weights.config)
-    kind = params.pop("type", "foundation_stereo")
     try:
         with torch.device("meta"):
             model = build_model(weights.config, with_pretrained=False)
-        config = {"type": kind, **MODELS.check(kind, params, "model")}
+        config = complete(weights.config)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     load_state(model, weights.state, str(path), assign=True)
@@ -52,25 +50,36 @@ def parts_of(state: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 def write_weights(path: Path, weights: Weights, form: Format) -> list[Path]:
-    """Write a .pth, .pt or .safetensors file, and for `nvidia` the cfg.yaml beside it that its loader needs. Returns what was written.
+    """Write a .pth, .pt or .safetensors file. Returns what was written.
 
-    weights: with a completed configuration, as from `read_checked`. Raises `UserError` rather than writing over anything, for weights that
-    do not have the published shapes (`nvidia`), and for a folder that cannot be written.
+    published: the names of the released files, which the network's own code reads; nvidia: the same for FoundationStereo, and for it
+    alone, with the cfg.yaml beside it that its loader needs. weights: with a completed configuration, as from `read_checked`.
+    Raises `UserError` rather than writing over anything, for weights that do not have the published shapes, and for a folder that cannot
+    be written.
     """
     if path.suffix not in (".pt", ".pth", ".safetensors"):
         raise UserError(f"{path}: unknown kind of file '{path.suffix}'; expected .pth, .pt or .safetensors")
     if path.exists():
         raise UserError(f"{path}: exists already and is not overwritten; pass another name")
+    kind = weights.config["type"]
+    if form == "nvidia" and kind != "foundation_stereo":
+        raise UserError(f"{path}: NVIDIA published no {kind}; use published, the form of that network's own files")
     files: list[tuple[Path, Callable[[BinaryIO], object] | str]] = []
-    if form == "nvidia":
+    if form != "ours":
         try:
-            state = to_nvidia(weights.state, weights.carried or None)
+            prefix = find_published(kind).prefix
+            state = to_published(weights.config, weights.state, weights.carried or None)
         except UserError as error:
-            raise UserError(f"{path}: only networks of the published sizes can be written as nvidia ({error})") from None
-        config, text = path.with_name("cfg.yaml"), format_cfg(weights.config)
-        if config.exists() and config.read_text(encoding="utf-8", errors="replace") != text:
-            raise UserError(f"{config}: exists already with other content, and the loader reads this name; pass a path in another folder")
-        files = [(path, _writer(path, state, {"global_step": 0, "epoch": 0}, None)), (config, text)]
+            raise UserError(f"{path}: only networks of the published sizes can be written as {form} ({error})") from None
+        if kind != "foundation_stereo":
+            files = [(path, _writer(path, {prefix + name: value for name, value in state.items()}, None, None))]
+        else:
+            config, text = path.with_name("cfg.yaml"), format_cfg(weights.config)
+            if config.exists() and config.read_text(encoding="utf-8", errors="replace") != text:
+                raise UserError(
+                    f"{config}: exists already with other content, and the loader reads this name; pass a path in another folder"
+                )
+            files = [(path, _writer(path, state, {"global_step": 0, "epoch": 0}, None)), (config, text)]
     else:
         extra = {"model_config": weights.config, "carried": weights.carried}
         files = [(path, _writer(path, weights.state, extra, weights.config))]
@@ -82,13 +91,14 @@ def write_weights(path: Path, weights: Weights, form: Format) -> list[Path]:
     return [place for place, _ in files]
 
 
-def _writer(path: Path, state: State, extra: dict[str, Any], config: dict[str, Any] | None) -> Callable[[BinaryIO], object]:
-    """extra: what a .pth holds beside the weights; a .safetensors holds the carried entries by a prefix and `config` as metadata."""
+def _writer(path: Path, state: State, extra: dict[str, Any] | None, config: dict[str, Any] | None) -> Callable[[BinaryIO], object]:
+    """extra: what a .pth holds beside the weights, None for the weights alone, without a key around them; a .safetensors holds the
+    carried entries by a prefix and `config` as metadata."""
     if path.suffix != ".safetensors":
-        return lambda file: torch.save({"model": dict(state), **extra}, file)
+        return lambda file: torch.save(dict(state) if extra is None else {"model": dict(state), **extra}, file)
     from safetensors.torch import save
 
-    tensors = dict(state) | {CARRIED + name: value for name, value in extra.get("carried", {}).items()}
+    tensors = dict(state) | {CARRIED + name: value for name, value in (extra or {}).get("carried", {}).items()}
     tensors = {name: value.contiguous().clone() for name, value in tensors.items()}  # two names of one tensor are refused there
     metadata = None if config is None else {"model_config": json.dumps(config)}
     return lambda file: file.write(save(tensors, metadata))

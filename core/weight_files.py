@@ -1,6 +1,6 @@
 """Whole networks from files: our checkpoints, the published ones, plain state dicts, safetensors. Reading runs no code from a file.
 
-The table between the published names and ours is in `convert.py`; files that fill the backbone alone are read in `pretrained.py`.
+Published names are translated in `convert.py`; files that fill the backbone alone are read in `pretrained.py`.
 """
 
 import json
@@ -14,10 +14,11 @@ from zipfile import BadZipFile
 import torch
 from torch import Tensor, nn
 
-from core.convert import State, from_nvidia, published_config, refuse
+from core.convert import State, from_published, refuse
 from utils.errors import UserError
 
 CARRIED = "carried."  # prefix of the carried entries in a .safetensors file, which has room for names only
+OUR_BEGINNINGS = ("backbone.", "context.", "trunk.")  # of names in any state dict of ours, and in no published one
 WHOLE_NUMBERS = ("max_disp", "train_iters", "valid_iters", "corr_levels", "corr_radius", "n_gru_layers")  # what is read of cfg.yaml
 
 
@@ -62,7 +63,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def read_weights(path: Path) -> Weights:
-    """A FoundationStereo from any of the known kinds of file, under our names.
+    """A network from any of the known kinds of file, under our names.
 
     Raises `UserError` when the file cannot be read, is of another network, or does not hold exactly the entries it should.
     """
@@ -74,15 +75,14 @@ def read_weights(path: Path) -> Weights:
     config = content.get("model_config")
     if isinstance(config, Mapping):
         return Weights(dict(config), state, dict(content.get("carried") or {}), published=False)
-    if any(key.startswith("backbone.") for key in state):
+    if any(key.startswith(OUR_BEGINNINGS) for key in state):
         raise UserError(f"{path}: a state dict of ours without its configuration; pass the checkpoint, which holds both")
     try:
-        ours, carried = from_nvidia(state)
+        config, ours, carried = from_published(state)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    vit = ours["backbone.monocular.vit.cls_token"].shape[-1]
-    size = {384: "vits", 768: "vitb", 1024: "vitl"}[vit]
-    config = published_config(size) | {"freeze_backbone": True} | read_cfg(path.with_name("cfg.yaml"), size)  # as in their training
+    if config["type"] == "foundation_stereo":
+        config |= {"freeze_backbone": True} | read_cfg(path.with_name("cfg.yaml"), config["vit_size"])  # as in their training
     return Weights(config, ours, carried, published=True)
 
 

@@ -1,4 +1,4 @@
-"""Translate weight files: `python scripts/convert.py INPUT OUTPUT [--to ours|nvidia]`. What is read and written is in `core`."""
+"""Translate weight files: `python scripts/convert.py INPUT OUTPUT [--to ours|published|nvidia]`. What is read and written is in `core`."""
 
 import sys
 from pathlib import Path
@@ -19,13 +19,15 @@ ATTENTION = {
 @click.command(context_settings={"show_default": True})
 @click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
 @click.argument("target", metavar="OUTPUT", type=click.Path(path_type=Path))
-@click.option("--to", "form", type=click.Choice(["ours", "nvidia"]), default="ours", help="Names and layout of the written file.")
+@click.option(
+    "--to", "form", type=click.Choice(["ours", "published", "nvidia"]), default="ours", help="Names and layout of the written file."
+)
 def main(source: Path, target: Path, form: str) -> None:
-    """Translate FoundationStereo weights, bit for bit, and say what was found.
+    """Translate weights of FoundationStereo, RAFT-Stereo or torchvision's CREStereo, bit for bit, and say what was found.
 
-    INPUT: the published .pth (its cfg.yaml is read from beside it), a state dict of it, a checkpoint <step>.pt or <step>_ema.pt of
-    scripts/train.py, or any of these as .safetensors. OUTPUT: .pth, .pt or .safetensors; nothing is overwritten. With --to nvidia the
-    cfg.yaml that NVIDIA's code needs is written beside it.
+    INPUT: the published .pth (FoundationStereo's cfg.yaml is read from beside it), a state dict of it, a checkpoint <step>.pt or
+    <step>_ema.pt of scripts/train.py, or any of these as .safetensors. OUTPUT: .pth, .pt or .safetensors; nothing is overwritten. With
+    --to published, what the network's own code reads; --to nvidia is the same for FoundationStereo, with its cfg.yaml beside it.
     """
     try:
         click.echo(_convert(source, target, form))

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core import build_model
-from core.convert import from_nvidia, published_config, rename
+from core.convert import PUBLISHED, from_published, rename
 from core.cost_volume import group_correlation
 from core.inference import predict_hierarchical
 
+KINDS = dict.fromkeys(("vits", "vitb", "vitl"), "foundation_stereo") | {"raft_stereo": "raft_stereo", "crestereo": "crestereo"}
 GAINS = {
     "classifier.2.weight": 8.0,
     "cost_agg.conv_patch.0.weight": 0.05,
@@ -55,21 +56,36 @@ def filled(key: str, shape: list[int], seed: int) -> Tensor:
     return torch.from_numpy(np.asarray(value, dtype=np.float32))
 
 
+def manifest_path(reference: Path, variant: str) -> Path:
+    return reference / (f"foundation_stereo_{variant}.keys.json" if variant.startswith("vit") else f"{variant}.keys.json")
+
+
 def manifest(reference: Path, variant: str) -> list[tuple[str, list[int], str]]:
     """(key, shape, dtype) of every published entry, in order."""
-    entries = json.loads((reference / f"foundation_stereo_{variant}.keys.json").read_text())["entries"]
+    entries = json.loads(manifest_path(reference, variant).read_text())["entries"]
     return [(key, shape, dtype) for key, shape, dtype, _kind in entries]
 
 
 def filled_state(reference: Path, variant: str, seed: int) -> dict[str, Tensor]:
-    return {key: filled(key, shape, seed) for key, shape, _ in manifest(reference, variant)}
+    """Every entry by the rule, but those that are no weights; two names of one tensor get the same."""
+    formulas = PUBLISHED[KINDS[variant]].formulas
+    second = {"flow_head.": "update_block.flow_head."} if variant == "crestereo" else {}
+    state = {}
+    for key, shape, _ in manifest(reference, variant):
+        first = next((name + key.removeprefix(other) for other, name in second.items() if key.startswith(other)), key)
+        state[key] = formulas[key]() if key in formulas else filled(first, shape, seed)
+    return state
 
 
 def filled_model(reference: Path, variant: str, seed: int) -> nn.Module:
     """Our network of that variant with filled weights, no dropout, in evaluation mode and float32."""
-    model = build_model({**published_config(variant), "dropout": 0.0}, with_pretrained=False)
-    model.load_state_dict(from_nvidia(filled_state(reference, variant, seed))[0])
-    model.freeze_backbone_()
+    config, state, _ = from_published(filled_state(reference, variant, seed))
+    if variant.startswith("vit"):
+        config["dropout"] = 0.0
+    model = build_model(config, with_pretrained=False)
+    model.load_state_dict(state)
+    if variant.startswith("vit"):
+        model.freeze_backbone_()
     return model.eval()
 
 
@@ -141,21 +157,29 @@ def pair(file: np.lib.npyio.NpzFile, part: str, model: nn.Module) -> tuple[Tenso
     return (left, right) if left.dim() == 4 else (left[None], right[None])
 
 
+def find_reference(path: Path, variant: str) -> Path:
+    """The folder with the list of keys: that of the file, or the development data."""
+    from tests.conftest import SHARED
+
+    return path.parent if manifest_path(path.parent, variant).is_file() else SHARED / "reference"
+
+
 def check_golden(path: Path, variant: str, *, parts: str = "abht", model: nn.Module | None = None, gates: Gates = FLOAT64) -> Report:
     """Compare a network with every array of the file; `AssertionError` naming those beyond their gate.
 
-    variant: "vits" or "vitl". parts: of a (all intermediates), b (batch of two, losses and gradients), h (hierarchical), t (b in
-    training mode). model: filled with the file's weight seed; built in float64 when absent. The list of keys is looked for beside
-    `path` first and in the development data otherwise.
+    variant: "vits" or "vitl"; "raft_stereo" and "crestereo", whose arrays are all compared (see `golden_flow.py`).
+    parts: of a (all intermediates), b (batch of two, losses and gradients), h (hierarchical), t (b in training mode). model: filled with
+    the file's weight seed; built in float64 when absent. The list of keys is looked for beside `path` first and in the development data
+    otherwise.
     """
+    if not variant.startswith("vit"):
+        from tests.core.golden_flow import check_flow
+
+        return check_flow(path, variant, model)
     file = np.load(path)
     meta = json.loads(str(file["meta"]))
     assert meta["vit_size"] == variant, f"{path} holds {meta['vit_size']}, not {variant}"
-    reference = path.parent
-    if not (reference / f"foundation_stereo_{variant}.keys.json").is_file():
-        from tests.conftest import SHARED
-
-        reference = SHARED / "reference"
+    reference = find_reference(path, variant)
     if model is None:
         model = filled_model(reference, variant, meta["weight_seed"]).double()
     report = Report()
@@ -277,12 +301,12 @@ def loss_terms(initial: Tensor, disparities: Tensor, truth: Tensor) -> Tensor:
     return torch.stack([*terms, total])
 
 
-def _gradient_norms(model: nn.Module, names: list[str]) -> np.ndarray:
-    gradients = rename({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+def gradient_norms(model: nn.Module, kind: str, names: list[str]) -> np.ndarray:
+    gradients = rename({"type": kind}, {name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     return np.array([float(gradients[name].double().norm()) if name in gradients else np.nan for name in names])
 
 
-def _compare_gradients(name: str, found: np.ndarray, stored: np.ndarray, names: list[str], report: Report, gate: float) -> None:
+def compare_gradients(name: str, found: np.ndarray, stored: np.ndarray, names: list[str], report: Report, gate: float) -> None:
     """Published gradients we lack are of entries that our network leaves out, whose norms are rounding noise around 0."""
     ours = ~np.isnan(found)
     assert not np.isnan(stored[ours]).any(), [names[i] for i in np.flatnonzero(ours & np.isnan(stored))]
@@ -309,7 +333,8 @@ def _with_losses(
     report.compare(f"b.{mode}.init_disp", output.initial, file[f"b.{mode}.init_disp"], disparity_gate)
     report.compare(f"b.{mode}.final_disp", output.disparity, file[f"b.{mode}.final_disp"], disparity_gate)
     report.compare(f"b.{mode}.loss_terms", terms / torch.from_numpy(stored), np.ones_like(stored), loss_gate)
-    _compare_gradients(f"b.{mode}.grad_norm", _gradient_norms(model, names), file[f"b.{mode}.grad_norm"], names, report, gradient_gate)
+    found = gradient_norms(model, "foundation_stereo", names)
+    compare_gradients(f"b.{mode}.grad_norm", found, file[f"b.{mode}.grad_norm"], names, report, gradient_gate)
     model.zero_grad()
     model.eval()
 
@@ -329,7 +354,7 @@ def _trained(file, model: nn.Module, updates: int, report: Report, gates: Gates,
     model.train()
     tolerances = (gates.trained_disparity, gates.trained_loss, gates.trained_gradient)
     _with_losses(file, model, updates, "train", report, names, tolerances)
-    after = rename({name: buffer for name, buffer in model.named_buffers() if name not in ("mean", "std")})
+    after = rename({"type": "foundation_stereo"}, {name: buffer for name, buffer in model.named_buffers() if name not in ("mean", "std")})
     for name in file.files:
         if name.startswith("b.train.after."):
             report.compare(name, after[name.removeprefix("b.train.after.")], file[name], gates.volume)

@@ -6,7 +6,8 @@ import torch
 
 from core import build_model
 from core.backbone import Backbone, vit_size_for
-from core.convert import DINO, rename
+from core.convert import rename
+from core.foundation_stereo_names import DINO, published_config
 from tests.core.networks import TINY, images, tiny
 from utils.errors import UserError
 
@@ -55,7 +56,8 @@ def test_tokens_are_those_of_timm_on_the_stored_grid(backbone):
 
 def depth_anything_file(path, backbone, *, decoder):
     """A file with the public names, made from one of our networks; also the entries that we have no use for."""
-    state = {key: value.clone() for key, value in rename({f"backbone.{k}": v for k, v in backbone.state_dict().items()}).items()}
+    ours = {f"backbone.{key}": value.clone() for key, value in backbone.state_dict().items()}
+    state = rename(published_config("vits"), ours)
     state = {key.removeprefix(f"{DINO}."): value for key, value in state.items() if key.startswith(DINO)}
     if decoder:
         state |= {"depth_head.scratch.output_conv2.0.bias": torch.zeros(32), "pretrained.mask_token": torch.zeros(1, 384)}

@@ -43,6 +43,22 @@ def test_float64_gives_every_published_number(filled, implementation):
         filled.float()
 
 
+@pytest.mark.parametrize("variant", ["raft_stereo", "crestereo"])
+def test_lighter_networks_give_every_published_number(shared, variant):
+    """In float64, and RAFT-Stereo with `reg` and with `alt`."""
+    check_golden(shared / "reference" / f"golden_{variant}.npz", variant)
+
+
+@pytest.mark.parametrize("variant", ["raft_stereo", "crestereo"])
+def test_lighter_networks_give_them_in_float32(shared, variant):
+    model = filled_model(shared / "reference", variant, seed=0)
+    check_golden(shared / "reference" / f"golden_{variant}.npz", variant, model=model)
+    with torch.no_grad():
+        model.update.flow_head[2].bias += 1e-3
+    with pytest.raises(AssertionError, match="delta_update1"):
+        check_golden(shared / "reference" / f"golden_{variant}.npz", variant, model=model)
+
+
 def test_a_wrong_network_is_found_out(filled):
     """The check itself is checked."""
     with torch.no_grad():

@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from core import load_model
+from core import build_model, load_model
+from core.convert import to_published
 from core.weight_files import read_cfg, read_weights
 from tests.conftest import SHARED
 from tests.core.golden import filled_state
@@ -65,6 +66,31 @@ def test_published_files(tmp_path, kind):
         assert np.isfinite(model.infer(*np.zeros((2, 32, 64, 3), np.uint8), iters=1)).all()
 
 
+@pytest.mark.parametrize("kind", ["raft_stereo", "crestereo"])
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_files_of_the_lighter_networks(tmp_path, kind, suffix):
+    """As their authors publish them: a plain state dict, RAFT-Stereo's with the prefix of its wrapper."""
+    source = build_model({"type": kind}).eval()
+    state = to_published({"type": kind}, source.state_dict())
+    prefix = "module." if kind == "raft_stereo" else ""
+    path = tmp_path / f"published.{suffix}"
+    content = {prefix + key: value.clone() for key, value in state.items()}
+    if suffix == "pth":
+        torch.save(content, path)
+    else:
+        save_file(content, path)
+    weights = read_weights(path)
+    assert weights.published and weights.config["type"] == kind
+    loaded = load_model(path, {"valid_iters": 2})
+    with torch.no_grad():
+        assert torch.equal(loaded(*images()).disparity, source(*images(), iters=2).disparity)
+    if suffix == "pth":
+        del content[f"{prefix}update_block.flow_head.conv1.bias"]
+        torch.save(content, path)
+        with pytest.raises(UserError, match=r"published\.pth: .*missing: update_block\.flow_head\.conv1\.bias"):
+            load_model(path)
+
+
 def test_cfg_yaml_is_read_for_what_is_needed_and_nothing_more(tmp_path):
     path = tmp_path / "cfg.yaml"
     assert read_cfg(path, "vitl") == {}
@@ -111,7 +137,7 @@ def test_bad_files_are_one_clear_line_each(tmp_path):
         "bomb.pt": "not a readable weight file",
         "bare.pt": "without its configuration",
         "nothing.pt": "no state dict in it",
-        "other.pt": "no FoundationStereo weights",
+        "other.pt": "no weights of a known network",
         "misfit.pt": r"1 missing: classifier\.score\.weight; 1 left over: surplus; 1 wrong: context\.conv\.bias is \[1\], expected \[8\]",
     }
     for name, message in expected.items():

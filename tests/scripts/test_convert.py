@@ -6,7 +6,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from core import load_model
-from core.convert import from_nvidia
+from core.convert import from_published
 from core.weight_files import read_weights
 from tests.conftest import SHARED
 from tests.core.golden import filled_state, manifest
@@ -60,7 +60,7 @@ def test_published_weights_go_there_and_back_bit_for_bit(convert, published, tmp
     assert outcome.code == 0, outcome.output
     for words in ("vit_size vits", "max_disp 192", "backbone.monocular.vit", "hourglass", "disparity_attention tokens: over the disparity"):
         assert words in outcome.output, outcome.output
-    carried = from_nvidia(published)[1]
+    carried = from_published(published)[2]
     assert f"{len(carried)} entries that the published network holds and never reads" in outcome.output
     found = read_weights(tmp_path / f"ours.{kind}")
     assert not found.published and found.config["valid_iters"] == 16 and found.config["freeze_backbone"] is True
@@ -83,8 +83,23 @@ def test_published_weights_go_there_and_back_bit_for_bit(convert, published, tmp
 
 
 @pytest.mark.data
+@pytest.mark.parametrize("kind", ["raft_stereo", "crestereo"])
+def test_the_lighter_networks_go_there_and_back(convert, shared, tmp_path, kind):
+    state = filled_state(REFERENCE, kind, seed=2)
+    prefix = "module." if kind == "raft_stereo" else ""
+    torch.save({prefix + key: value for key, value in state.items()}, tmp_path / "released.pth")
+    outcome = convert("released.pth", "ours.pt")
+    assert outcome.code == 0 and f"model     type {kind}" in outcome.output, outcome.output
+    assert convert("ours.pt", "back.pth", "--to", "published").code == 0
+    back = torch.load(tmp_path / "back.pth", weights_only=True)
+    assert all(key.startswith(prefix) for key in back)
+    assert_same({key.removeprefix(prefix): value for key, value in back.items()}, state)
+    refused(convert("ours.pt", "nvidia.pth", "--to", "nvidia"), f"NVIDIA published no {kind}", "published")
+
+
+@pytest.mark.data
 def test_the_way_back_remembers_how_the_disparities_attend(convert, published, tmp_path):
-    state, carried = from_nvidia(published)
+    _, state, carried = from_published(published)
     config = {"vit_size": "vits", "disparity_attention": "heads", "freeze_backbone": True}
     torch.save({"model_config": config, "model": state, "carried": carried}, tmp_path / "in.pt")
     outcome = convert("in.pt", "out/model.pth", "--to", "nvidia")

@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from core import build_model, load_model
-from core.convert import from_nvidia
+from core.convert import from_published
 from tests.conftest import SHARED
 from tests.core.golden import filled_state
 from tests.scripts.test_train import FEW, refused
@@ -151,7 +151,7 @@ def test_released_weights_are_fine_tuned_and_go_back(train, released, tmp_path):
     outcome = train(*run, "--checkpoint", "latest", "--num_iterations", 2)
     assert outcome.code == 0 and "monocular vit      frozen" in outcome.output, outcome.output
 
-    ours, carried = from_nvidia(published)
+    _, ours, carried = from_published(published)
     for part in ("", "_ema"):
         content = torch.load(tmp_path / "run" / "checkpoint" / f"00000002{part}.pt", weights_only=True)
         assert_same(content["carried"], carried)
