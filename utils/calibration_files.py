@@ -1,7 +1,12 @@
 """Files that hold the calibration of a rectified pair, one reader per format. What is computed from one is in `geometry`."""
 
+import json
+import math
 import re
 from pathlib import Path
+from typing import Any
+
+import cv2
 
 from utils.calibration import Calibration
 from utils.errors import UserError
@@ -10,7 +15,7 @@ ENTRY = re.compile(r"(\w+)\s*=\s*(\[[^\]]*\]|[^\s=]+)")  # a matrix may span lin
 
 
 def read_middlebury_calibration(path: Path) -> Calibration:
-    """`calib.txt` of Middlebury 2014, 2021 and v3, ETH3D and CARLA-HR: cam0, cam1, doffs, baseline (millimetres), width, height.
+    """`calib.txt` of Middlebury 2014, 2021 and v3, and of ETH3D: cam0, cam1, doffs, baseline (millimetres), width, height.
 
     Where `doffs` is missing it is the difference of the principal points of cam1 and cam0. Raises OSError where the file cannot be
     opened, UserError that names it and what it lacks.
@@ -19,9 +24,8 @@ def read_middlebury_calibration(path: Path) -> Calibration:
     cam0 = _camera(path, entries, "cam0")
     doffs = _numbers(path, entries, "doffs", 1)[0] if "doffs" in entries else _camera(path, entries, "cam1")[2] - cam0[2]
     (baseline_mm,), (width,), (height,) = (_numbers(path, entries, name, 1) for name in ("baseline", "width", "height"))
-    if min(cam0[0], cam0[4], baseline_mm, width, height) <= 0:
-        raise UserError(f"{path}: focal lengths, baseline, width and height must be positive; correct the file")
-    return Calibration(
+    return _calibration(
+        path,
         focal_px=cam0[0],
         baseline_m=baseline_mm / 1000,
         size=(round(width), round(height)),
@@ -29,6 +33,92 @@ def read_middlebury_calibration(path: Path) -> Calibration:
         centre=(cam0[2], cam0[5]),
         focal_y_px=cam0[4],
     )
+
+
+def read_scene_calibration(path: Path) -> Calibration | None:
+    """`meta.json` of a scene in our own form: width, height, and under `calibration` fx, baseline_m, doffs, and cx and cy where known.
+
+    None where one of the first three is not known. Raises OSError where the file cannot be opened, UserError that names it.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+        given = content["calibration"] or {}
+        numbers = [given.get(name) for name in ("fx", "baseline_m", "doffs")]
+        if None in numbers:
+            return None
+        focal_px, baseline_m, doffs_px = map(float, numbers)
+        centre = None if None in (given.get("cx"), given.get("cy")) else (float(given["cx"]), float(given["cy"]))
+        size = (int(content["width"]), int(content["height"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path}: no description of a scene ({type(error).__name__}: {error}); expected an object with width, height and calibration"
+        ) from None
+    return _calibration(path, focal_px=focal_px, focal_y_px=focal_px, baseline_m=baseline_m, size=size, doffs_px=doffs_px, centre=centre)
+
+
+def read_ndds_calibration(path: Path, baseline_m: float) -> Calibration:
+    """`_camera_settings.json` of NVIDIA's renderer NDDS (Falling Things), which has the cameras `left` and `right`, not their distance.
+
+    Raises OSError where the file cannot be opened, UserError that names it and what it lacks; so do the readers below.
+    """
+    try:
+        cameras = {camera["name"]: camera for camera in json.loads(path.read_bytes())["camera_settings"]}
+        left, right = ({key: float(value) for key, value in cameras[side]["intrinsic_settings"].items()} for side in ("left", "right"))
+        size = cameras["left"]["captured_image_size"]
+        doffs_px, centre = right["cx"] - left["cx"], (left["cx"], left["cy"])
+        width, height = int(size["width"]), int(size["height"])
+        focal_px, focal_y_px = left["fx"], left["fy"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path}: {type(error).__name__}: {error}; expected camera_settings of 'left' and 'right' with intrinsic_settings and "
+            "captured_image_size, as Falling Things has them"
+        ) from None
+    return _calibration(
+        path, focal_px=focal_px, baseline_m=baseline_m, size=(width, height), doffs_px=doffs_px, centre=centre, focal_y_px=focal_y_px
+    )
+
+
+def read_spring_calibration(path: Path, frame: int, size: tuple[int, int], baseline_m: float) -> Calibration:
+    """`intrinsics.txt` of Spring: a line `fx fy cx cy` per frame, counted from 1, in pixels of `size`."""
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    words = lines[frame - 1].split() if 0 < frame <= len(lines) else []
+    try:
+        focal_px, focal_y_px, *centre = map(float, words)
+        x, y = centre
+    except ValueError:
+        raise UserError(f"{path}: line {frame}: found '{' '.join(words)}'; expected fx fy cx cy of frame {frame}") from None
+    return _calibration(path, focal_px=focal_px, baseline_m=baseline_m, size=size, centre=(x, y), focal_y_px=focal_y_px)
+
+
+def read_booster_calibration(path: Path, size: tuple[int, int]) -> Calibration:
+    """`calib_00-02.xml` of Booster, as OpenCV writes it: the projections `proj_matL` and `proj_matR` in pixels of `size`, and
+    `baselineLR` in millimetres.
+    """
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    try:
+        stored = cv2.FileStorage(text, cv2.FILE_STORAGE_READ | cv2.FILE_STORAGE_MEMORY)
+        left, right = (stored.getNode(name).mat() for name in ("proj_matL", "proj_matR"))
+        baseline_mm = stored.getNode("baselineLR").real()
+    except (cv2.error, SystemError):
+        left = right = None
+    if left is None or right is None or min(*left.shape, *right.shape) < 3:
+        raise UserError(f"{path}: no matrices proj_matL and proj_matR; expected the calibration as Booster has it")
+    return _calibration(
+        path,
+        focal_px=float(left[0, 0]),
+        baseline_m=baseline_mm / 1000,
+        size=size,
+        doffs_px=float(right[0, 2] - left[0, 2]),
+        centre=(float(left[0, 2]), float(left[1, 2])),
+        focal_y_px=float(left[1, 1]),
+    )
+
+
+def _calibration(path: Path, *, focal_px: float, focal_y_px: float, baseline_m: float, size: tuple[int, int], **others: Any) -> Calibration:
+    numbers = (focal_px, focal_y_px, baseline_m, *size)
+    if not all(number > 0 and math.isfinite(number) for number in numbers):
+        raise UserError(f"{path}: focal lengths, baseline, width and height must be positive; correct the file")
+    return Calibration(focal_px=focal_px, focal_y_px=focal_y_px, baseline_m=baseline_m, size=size, **others)
 
 
 def _camera(path: Path, entries: dict[str, str], name: str) -> list[float]:
