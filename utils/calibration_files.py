@@ -42,7 +42,7 @@ def read_scene_calibration(path: Path) -> Calibration | None:
     """
     try:
         content = json.loads(path.read_bytes())
-        given = content["calibration"] or {}
+        given = content.get("calibration") or {}
         numbers = [given.get(name) for name in ("fx", "baseline_m", "doffs")]
         if None in numbers:
             return None

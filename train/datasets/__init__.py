@@ -6,11 +6,13 @@ from typing import Any
 
 from train.datasets import (  # noqa: F401  (they register themselves)
     eth3d,
+    folder,
     fsd,
     kitti,
     middlebury,
     middlebury_grey,
     sceneflow,
+    scenes,
     synthetic,
 )
 from train.datasets.base import DATASETS, SampleError, StereoDataset

@@ -224,8 +224,8 @@ def from_glob(pattern: str) -> str:
             continue
         if "**" in part or not part or re.search(r"[][?{}]", FIELD.sub("", part)):
             raise UserError(
-                f"'{pattern}': expected a path below the data set's folder of names, * for a piece of a name, ** for any number of folders, "
-                f"and fields as {{frame}}; found '{part}'"
+                f"'{pattern}': expected a path below the data set's folder with * for a piece of a name, ** for any number of folders and "
+                f"fields such as {{frame}}; found '{part}'"
             )
         for piece in re.findall(r"\*", part):
             count += 1
