@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -12,13 +13,20 @@ class StereoOutput(NamedTuple):
     The others are None for networks that have none; a network's `offers` names those that it has.
     initial: (B, 1, h, w) the disparity before refinement, in pixels of its own (working) size.
     vertical: (B, T, H, W) what is left of a rectification error, per iteration: row in the left image - row in the right one, in pixels.
+    log_variance: (B, H, W) natural logarithm of the variance that the network expects of the final disparity's error, in square pixels.
     """
 
     disparities: Tensor
     initial: Tensor | None = None
     vertical: Tensor | None = None
+    log_variance: Tensor | None = None
 
     @property
     def disparity(self) -> Tensor:
         """(B, H, W) the final disparity in pixels of the full image."""
         return self.disparities[:, -1]
+
+    @property
+    def confidence(self) -> Tensor | None:
+        """(B, H, W) probability that the final disparity is less than a pixel off, for an error that is normal; None without a variance."""
+        return None if self.log_variance is None else torch.erf(torch.exp(-self.log_variance / 2) / 2**0.5)

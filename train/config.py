@@ -292,6 +292,7 @@ def _resolve(config: RunConfig, path: Path) -> RunConfig:
     entries = [complete(entry, f"{here}data.datasets[{i}]") for i, entry in enumerate(config.data.datasets)]
     held = [complete(entry, f"{here}validation.datasets[{i}]") for i, entry in enumerate(config.validation.datasets)]
     objective = Objective(config.loss, f"{here}loss")
+    objective.check_network(kind, MODELS[kind].offers, f"{here}loss")
     for i, entry in enumerate(entries):
         objective.check_labels([entry.label_type], f"{here}data.datasets[{i}].label_type")
     loss = {

@@ -4,7 +4,8 @@ Every loss is a mean over the valid pixels of its sample, in float32 also under 
 gradient 0: pixels are selected before any arithmetic, because 0 * inf is NaN in a backward pass too.
 """
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -95,10 +96,38 @@ def sequence_loss(
     if adjust_gamma and iterations > 1:
         gamma = gamma ** (15 / (iterations - 1))
     prediction, disparity, mask = _select(output.disparities, batch, max_disparity)
-    errors = _penalty(prediction - disparity, _BETA[loss_type])  # (B, T, H, W), 0 where the mask is false
-    per_iteration = errors.sum(dim=(2, 3)) / mask.sum(dim=(2, 3)).clamp(min=1)
-    weights = gamma ** torch.arange(iterations - 1, -1, -1, device=errors.device, dtype=errors.dtype)
-    return (per_iteration * weights).sum(dim=1)
+    return _sum_over_iterations(_penalty(prediction - disparity, _BETA[loss_type]), mask, gamma)
+
+
+@LOSSES.register("vertical_loss")
+def vertical_loss(
+    output: StereoOutput, batch: StereoBatch, *, gamma: Annotated[float, Field(gt=0, le=1)] = 0.8, max_disparity: Limit = None
+) -> Tensor:
+    """What rows differ by according to the network, summed over iterations as in `sequence_loss`. Pixels, (B,).
+
+    The images are rectified, so the truth is 0. CREStereo is trained on the mean of both components' errors: `sequence_loss` and this one
+    with weights of 0.5. Raises `UserError` for a network that does not look across rows.
+    """
+    vertical, mask = _offered(output, "vertical", "vertical_loss"), _mask(batch, max_disparity)[:, None]
+    return _sum_over_iterations(_keep(vertical, mask).abs(), mask, gamma)
+
+
+@LOSSES.register("uncertainty_loss")
+def uncertainty_loss(
+    output: StereoOutput, batch: StereoBatch, *, distribution: Literal["gaussian", "laplace"] = "gaussian", max_disparity: Limit = None
+) -> Tensor:
+    """Negative log-likelihood of the error of the final disparity under the network's own variance, without its constant. (B,).
+
+    Kendall and Gal 2017, eq. 5 and 8: with s = log(variance), (e^2 exp(-s) + s) / 2 for "gaussian". For "laplace", whose scale is
+    b = sqrt(variance / 2): |e| / b + log(b), which large errors pull less at. Raises `UserError` for a network without a variance.
+    """
+    log_variance = _offered(output, "log_variance", "uncertainty_loss")
+    prediction, disparity, mask = _select(output.disparity, batch, max_disparity)
+    error, log_variance = (prediction - disparity).abs(), _keep(log_variance, mask)
+    if distribution == "gaussian":
+        return _masked_mean((error.square() * torch.exp(-log_variance) + log_variance) / 2, mask)
+    log_scale = (log_variance - math.log(2)) / 2
+    return _masked_mean(error * torch.exp(-log_scale) + log_scale, mask)
 
 
 @LOSSES.register("initial_disparity_loss")
@@ -116,18 +145,17 @@ def initial_disparity_loss(
     (4 in that network); "full" upsamples the prediction (bilinear, align_corners) times f and compares in full-image pixels.
     max_disparity is in full-image pixels either way. Raises `UserError` for a network that has no initial disparity.
     """
-    if output.initial is None:
-        raise UserError("loss: initial_disparity_loss needs a network with an initial disparity, and this one has none; remove the loss")
-    (height, width), (h, w) = batch.disparity.shape[-2:], output.initial.shape[-2:]
+    found = _offered(output, "initial", "initial_disparity_loss")
+    (height, width), (h, w) = batch.disparity.shape[-2:], found.shape[-2:]
     factor = height // h
     assert (h * factor, w * factor) == (height, width), f"initial disparity {h} x {w} for an image of {height} x {width}"
     if resolution == "full":
-        initial = F.interpolate(_wide(output.initial), size=(height, width), mode="bilinear", align_corners=True)[:, 0] * factor
+        initial = F.interpolate(_wide(found), size=(height, width), mode="bilinear", align_corners=True)[:, 0] * factor
         prediction, disparity, mask = _select(initial, batch, max_disparity)
     else:
         nearest = (slice(None), slice(None, None, factor), slice(None, None, factor))
         mask = _mask(batch, max_disparity)[nearest]
-        prediction, disparity = _keep(output.initial[:, 0], mask), _keep(batch.disparity[nearest], mask) / factor
+        prediction, disparity = _keep(found[:, 0], mask), _keep(batch.disparity[nearest], mask) / factor
     return _masked_mean(_penalty(prediction - disparity, beta), mask)
 
 
@@ -152,6 +180,22 @@ def gradient_loss(output: StereoOutput, batch: StereoBatch, *, edge_weight: Anno
 
 
 _BETA = {"l1": 0.0, "smooth_l1": 1.0}
+NEEDS = {"initial_disparity_loss": "initial", "vertical_loss": "vertical", "uncertainty_loss": "log_variance"}
+"""Losses that look at more than the disparities -> the field of `StereoOutput` that a network must offer."""
+
+
+def _offered(output: StereoOutput, field: str, loss: str) -> Tensor:
+    value = getattr(output, field)
+    if value is None:
+        raise UserError(f"loss: {loss} needs a network with '{field}' in its output, and this one has none; remove the loss")
+    return value
+
+
+def _sum_over_iterations(errors: Tensor, mask: Tensor, gamma: float) -> Tensor:
+    """errors: (B, T, H, W), 0 where the mask (B, 1, H, W) is false. Means over the mask, the last iteration weighing 1. (B,)."""
+    per_iteration = errors.sum(dim=(2, 3)) / mask.sum(dim=(2, 3)).clamp(min=1)
+    weights = gamma ** torch.arange(errors.shape[1] - 1, -1, -1, device=errors.device, dtype=errors.dtype)
+    return (per_iteration * weights).sum(dim=1)
 
 
 def _wide(tensor: Tensor) -> Tensor:
@@ -238,6 +282,17 @@ class Objective:
             if label not in self.terms:
                 known = [name for name in self.terms if name != INVALID]
                 raise UserError(f"{where}: label type '{label}' has no entry in the loss section{did_you_mean(label, known)}")
+
+    def check_network(self, kind: str, offers: Collection[str], where: str) -> None:
+        """`UserError` that begins with `where` for a loss of what the network, called `kind`, does not offer."""
+        for label, terms in self.terms.items():
+            for term in terms:
+                if (need := NEEDS.get(term.function)) is not None and need not in offers:
+                    offered = ", ".join(sorted(offers)) or "the disparities alone"
+                    raise UserError(
+                        f"{where}.{label}.{term.name}.function: {term.function} needs a network with '{need}' in its output, and {kind} "
+                        f"has {offered}; remove the loss"
+                    )
 
     def counts(self, batch: StereoBatch) -> dict[str, int]:
         """How many samples of `batch` each part is a mean over: the weight of a part in a mean over batches and ranks."""

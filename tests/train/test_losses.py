@@ -37,11 +37,18 @@ def random_case(seed=0, height=8, width=12, iterations=3):
     generator = torch.Generator().manual_seed(seed)
     disparities = 20 * torch.rand(2, iterations, height, width, generator=generator)
     initial = 5 * torch.rand(2, 1, height // 4, width // 4, generator=generator)
+    vertical = torch.rand(disparities.shape, generator=generator) - 0.5
+    log_variance = torch.rand(2, height, width, generator=generator)
     left = torch.rand(2, 3, height, width, generator=generator)
     batch = batch_of(20 * torch.rand(2, height, width, generator=generator), left=left)
     batch.valid = torch.rand(2, height, width, generator=generator) > 0.4
     batch.valid[:, 0, 0] = True
-    return StereoOutput(disparities, initial), batch
+    return StereoOutput(disparities, initial, vertical, log_variance), batch
+
+
+def leaves_of(output):
+    """The same numbers, each field a leaf of the graph."""
+    return StereoOutput(*(tensor.requires_grad_() for tensor in output))
 
 
 @pytest.mark.parametrize("name", ["disparity_l1_loss", "epe_loss"])
@@ -118,8 +125,57 @@ def test_initial_disparity_at_full_size_is_upsampled_and_scaled():
 
 
 def test_initial_disparity_needs_a_network_that_has_one():
-    with pytest.raises(UserError, match="this one has none"):
+    with pytest.raises(UserError, match="'initial' in its output, and this one has none"):
         LOSSES["initial_disparity_loss"](output_of([[[1.0]]]), batch_of([[[1.0]]]))
+
+
+def test_vertical_loss_by_hand():
+    """Two iterations, an invalid pixel: 0.5 * mean(1, 3) + mean(0, 2)."""
+    vertical = torch.tensor([[[[1.0, -3.0, 9.0]], [[0.0, 2.0, 9.0]]]])
+    batch = batch_of([[[4.0, 4.0, 4.0]]], [[[True, True, False]]])
+    output = StereoOutput(torch.zeros(1, 2, 1, 3), vertical=vertical)
+    assert LOSSES["vertical_loss"](output, batch, gamma=0.5).tolist() == [0.5 * 2 + 1]
+    with pytest.raises(UserError, match="'vertical' in its output, and this one has none"):
+        LOSSES["vertical_loss"](output_of([[[1.0]]]), batch_of([[[1.0]]]))
+
+
+def test_uncertainty_loss_by_hand():
+    """Errors 2 and 0 with variances 4 and 1; b = sqrt(2) and sqrt(1 / 2) for the Laplace distribution."""
+    batch = batch_of([[[3.0, 5.0, 0.0]]], [[[True, True, False]]])
+    log_variance = torch.tensor([[[math.log(4.0), 0.0, 7.0]]])
+    output = StereoOutput(torch.tensor([[[[5.0, 5.0, 9.0]]]]), log_variance=log_variance)
+    gaussian = ((4 / 4 + math.log(4.0)) / 2 + 0.0) / 2
+    laplace = (2 / math.sqrt(2) + math.log(math.sqrt(2)) + math.log(math.sqrt(0.5))) / 2
+    assert LOSSES["uncertainty_loss"](output, batch).tolist() == pytest.approx([gaussian])
+    assert LOSSES["uncertainty_loss"](output, batch, distribution="laplace").tolist() == pytest.approx([laplace])
+
+
+@pytest.mark.parametrize("distribution", ["gaussian", "laplace"])
+def test_the_best_variance_is_that_of_the_errors(distribution):
+    """Errors of +-3 everywhere: variance 9; 2 * 3^2 where the mean absolute error is the scale."""
+    _, batch = random_case()
+    log_variance = torch.zeros(2, 8, 12, requires_grad=True)
+    disparities = (batch.disparity + 3)[:, None]
+    best = math.log(9.0 if distribution == "gaussian" else 18.0)
+    for shift, sign in ((-0.1, -1), (0.0, 0), (0.1, 1)):
+        values = LOSSES["uncertainty_loss"](
+            StereoOutput(disparities, log_variance=log_variance + best + shift), batch, distribution=distribution
+        )
+        slope = float(torch.autograd.grad(values.sum(), log_variance)[0].sum())
+        assert abs(slope) < 1e-5 if sign == 0 else sign * slope > 0.01
+
+
+def test_confidence_is_the_chance_of_less_than_a_pixel():
+    output = StereoOutput(torch.zeros(1, 1, 1, 2), log_variance=torch.tensor([[[0.0, math.log(4.0)]]]))
+    assert output.confidence.flatten().tolist() == pytest.approx([0.68269, 0.38292], abs=1e-5)  # one sigma, half a sigma
+    assert StereoOutput(torch.zeros(1, 1, 1, 2)).confidence is None
+
+
+def test_a_loss_of_what_a_network_has_not_is_refused_when_the_run_is_built():
+    objective = Objective({"stereo": {"start": {"function": "initial_disparity_loss"}}})
+    objective.check_network("foundation_stereo", {"initial"}, "run.json: loss")
+    with pytest.raises(UserError, match=r"^run\.json: loss\.stereo\.start\.function: .*'initial'.* raft_stereo has the disparities alone"):
+        objective.check_network("raft_stereo", set(), "run.json: loss")
 
 
 def test_gradient_loss_is_cheap_where_the_image_has_an_edge():
@@ -137,8 +193,9 @@ def test_a_sample_without_valid_pixels_contributes_nothing_even_when_all_is_nan(
     output, batch = random_case()
     batch.valid[1] = False
     output.disparities[1], output.initial[1], batch.disparity[1, :4] = float("nan"), float("inf"), float("inf")
+    output.vertical[1], output.log_variance[1] = float("nan"), -float("inf")
     batch.disparity[1, 4:] = float("nan")
-    leaves = StereoOutput(output.disparities.requires_grad_(), output.initial.requires_grad_())
+    leaves = leaves_of(output)
     values = LOSSES[name](leaves, batch, **EXTRA.get(name, {}))
     assert values.shape == (2,) and values[0] > 0 and values[1] == 0
     values.sum().backward()
@@ -156,9 +213,11 @@ def test_rubbish_at_invalid_pixels_changes_neither_value_nor_gradient(name):
         hidden = ~batch.valid
         batch.disparity[hidden] = rubbish
         output.disparities.movedim(1, -1)[hidden] = rubbish
+        output.vertical.movedim(1, -1)[hidden] = rubbish
+        output.log_variance[hidden] = rubbish
         if name == "initial_disparity_loss":
             output.initial[:, 0][hidden[:, ::4, ::4]] = rubbish
-        leaves = StereoOutput(output.disparities.requires_grad_(), output.initial.requires_grad_())
+        leaves = leaves_of(output)
         values = LOSSES[name](leaves, batch, **EXTRA.get(name, {}))
         values.sum().backward()
         return [values.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
@@ -182,17 +241,17 @@ def test_gradients_are_the_derivatives(name):
     output, batch = random_case(height=4, width=8)
     batch.left, batch.disparity = batch.left.double(), batch.disparity.double()
 
-    def function(disparities, initial):
-        return LOSSES[name](StereoOutput(disparities, initial), batch, **EXTRA.get(name, {}))
+    def function(*tensors):
+        return LOSSES[name](StereoOutput(*tensors), batch, **EXTRA.get(name, {}))
 
-    inputs = (output.disparities.double().requires_grad_(), output.initial.double().requires_grad_())
+    inputs = tuple(tensor.double().requires_grad_() for tensor in output)
     assert torch.autograd.gradcheck(function, inputs, fast_mode=True)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_values_are_float32_whatever_the_precision_of_the_network(name):
     output, batch = random_case()
-    half = StereoOutput(output.disparities.bfloat16(), output.initial.bfloat16())
+    half = StereoOutput(*(tensor.bfloat16() for tensor in output))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = LOSSES[name](half, batch, **EXTRA.get(name, {}))
     expected = LOSSES[name](StereoOutput(*(tensor.float() for tensor in half)), batch, **EXTRA.get(name, {}))
@@ -204,7 +263,7 @@ def test_samples_do_not_know_each_other(name):
     output, batch = random_case()
     whole = LOSSES[name](output, batch, **EXTRA.get(name, {}))
     for row in range(2):
-        one = StereoOutput(output.disparities[row : row + 1], output.initial[row : row + 1])
+        one = StereoOutput(*(tensor[row : row + 1] for tensor in output))
         torch.testing.assert_close(LOSSES[name](one, batch.select([row]), **EXTRA.get(name, {}))[0], whole[row])
 
 
@@ -265,9 +324,7 @@ def test_splitting_a_batch_changes_nothing():
     batch.label_types = ["dense", "laser"]
     objective = Objective(MIXED)
     whole, _ = objective(output, batch)
-    halves = [
-        objective(StereoOutput(output.disparities[row : row + 1], output.initial[row : row + 1]), batch.select([row])) for row in range(2)
-    ]
+    halves = [objective(StereoOutput(*(tensor[row : row + 1] for tensor in output)), batch.select([row])) for row in range(2)]
     torch.testing.assert_close(whole, (halves[0][0] + halves[1][0]) / 2)
     assert list(halves[0][1]) == list(halves[1][1]) == objective.keys  # the same keys on every rank
 
@@ -276,7 +333,7 @@ def test_an_all_invalid_batch_still_reaches_every_output():
     output, batch = random_case()
     batch.valid[:] = False
     output.disparities[:] = float("nan")
-    leaves = StereoOutput(output.disparities.requires_grad_(), output.initial.requires_grad_())
+    leaves = leaves_of(output)
     total, _ = objective_of("disparity_l1_loss")(leaves, batch)
     total.backward()
     assert total.item() == 0
