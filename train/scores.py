@@ -61,15 +61,12 @@ class Protocol(Section):
 
 @dataclass
 class Scores:
-    """Sums of one image, or of many: label -> (sum, count), and histograms of errors for pooled quantiles, by mask."""
+    """One image. values: its numbers by label, NaN where a mask holds no pixel. sums: the same as (sum, count), for pooling; histograms: of
+    its errors by mask, for pooled quantiles."""
 
+    values: dict[str, float] = field(default_factory=dict)
     sums: dict[str, tuple[float, float]] = field(default_factory=dict)
-    quantiles: dict[str, float] = field(default_factory=dict)
     histograms: dict[str, np.ndarray] = field(default_factory=dict)
-
-    def values(self) -> dict[str, float]:
-        """The image's numbers by label; NaN where its mask holds no pixel."""
-        return {label: finish(label.rpartition("/")[2], *pair) for label, pair in self.sums.items()} | self.quantiles
 
 
 def score(prediction: np.ndarray, sample: StereoSample, protocol: Protocol) -> Scores:
@@ -89,10 +86,11 @@ def score(prediction: np.ndarray, sample: StereoSample, protocol: Protocol) -> S
         for metric in protocol.metrics:
             label = protocol.label(mask, metric)
             if metric in QUANTILES:
-                found.quantiles[label] = quantile(error[pixels], QUANTILES[metric])
+                found.values[label] = quantile(error[pixels], QUANTILES[metric])
             else:
                 total, count = METRICS[metric](predicted, truth, torch.from_numpy(pixels)[None])
                 found.sums[label] = (total.item(), count.item())
+                found.values[label] = finish(metric, *found.sums[label])
         if protocol.averaging == "pooled" and any(metric in QUANTILES for metric in protocol.metrics):
             bins = np.minimum(error[pixels] * BINS_PER_PX, MOST_PX * BINS_PER_PX).astype(np.int64)
             found.histograms[mask] = np.bincount(bins, minlength=MOST_PX * BINS_PER_PX + 1)
@@ -133,7 +131,7 @@ def quantile(errors: np.ndarray, share: float) -> float:
 def average(scores: Sequence[Scores], protocol: Protocol) -> dict[str, float]:
     """The numbers of a data set from those of its images, as `protocol.averaging` says. Images without a pixel in a mask are left out."""
     if protocol.averaging == "image":
-        return mean([one.values() for one in scores])
+        return mean([one.values for one in scores])
     values: dict[str, float] = {}
     for mask in protocol.masks:
         for metric in protocol.metrics:

@@ -1,5 +1,6 @@
 """What a number was made with: versions of the libraries, the commit of this project, the memory it took. To be stored beside results."""
 
+import contextlib
 import platform
 import resource
 import subprocess
@@ -34,7 +35,20 @@ def _commit() -> str:
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Peak of this process since its start: allocated on the GPU, resident on the CPU."""
+    """Peak of this process since `reset_peak_memory`, or since its start: allocated on the GPU, resident on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    try:
+        status = Path("/proc/self/status").read_text()
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) / 2**20
+    except (OSError, StopIteration):  # not Linux
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Let the peak begin anew at what is in use now. Nothing happens where the system cannot do that."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak resident set size

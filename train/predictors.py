@@ -1,0 +1,59 @@
+"""What can be measured and used: a sample in, disparity out. A trained network, or what people use without one (`baselines`)."""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from train.baselines import sgbm
+from train.sample import StereoSample
+from utils.errors import UserError
+
+Predict = Callable[[StereoSample], np.ndarray]
+SGBM = "sgbm"
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def build_predictor(
+    checkpoint: str,
+    device: torch.device,
+    *,
+    iterations: int | None = None,
+    cascades: int = 1,
+    precision: str = "fp32",
+    changes: Mapping[str, Any] | None = None,
+) -> Predict:
+    """sample -> float32 (H, W) disparity in pixels, at its own size.
+
+    checkpoint: "sgbm", or whatever `core.load_model` reads. iterations: the network's own number where not given. cascades: coarse-to-fine
+    levels, each half the size of the next. changes: keys of the model section that are to differ from the file's.
+    """
+    if checkpoint == SGBM:
+        return lambda sample: sgbm(sample.left, sample.right, float(sample.disparity[sample.valid].max(initial=0)) or None)
+    from core import load_model
+
+    model = load_model(checkpoint, changes).to(device)
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError("--precision fp16: needs a GPU; on a CPU use fp32 or bf16")
+    low = PRECISIONS[precision]
+
+    def predict(sample: StereoSample) -> np.ndarray:
+        with contextlib.nullcontext() if low is None else torch.autocast(device.type, low):
+            return model.infer(sample.left, sample.right, iters=iterations, cascades=cascades)  # pyright: ignore[reportCallIssue]
+
+    return predict
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device of that name; a GPU where there is one and none is named. Raises UserError for one that is not there."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name}: expected cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device {name}: no GPU is visible; use --device cpu")
+    return device
