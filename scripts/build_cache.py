@@ -45,7 +45,7 @@ def _build(name: str, workers: int | None, verify: bool, overrides: tuple[str, .
     sources = cached_sources(load_config(find_config(name), overrides))
     workers = default_workers(1) if workers is None else workers
     for source in sources:
-        with tqdm(total=len(source.indices), desc=source.name, unit="sample", dynamic_ncols=True) as bar:
+        with tqdm(total=len(source.indices), desc=source.name, unit="sample", dynamic_ncols=True, disable=None) as bar:
             built = build_cache(source, workers=workers, verify=verify, progress=bar.update)
         click.echo(
             f"{source.name}: {len(source.indices)} samples, {built.stored} stored now, {built.present} there already, "
