@@ -64,48 +64,56 @@ def open_files(
     Raises UserError where there is no sample, or none with a chosen value, and for files without partners unless `allow_unpaired` says to
     leave them out.
     """
-    root = _check_root(kind, root, required)
+    root = check_root(kind, root, _shown(required))
     chosen = {name: values for name, values in (choose or {}).items() if values is not None}
 
     def takes(fields: Fields) -> bool:
         return all(name not in fields or fields[name] in values for name, values in chosen.items()) and (keep is None or keep(fields))
 
-    tables = {role: _index(root, template, takes) for role, template in (dict(required) | dict(optional or {})).items()}
-    names = {role: field_names(template) for role, template in (dict(required) | dict(optional or {})).items()}
+    templates = dict(required) | dict(optional or {})
+    tables = {role: _index(root, template, takes if chosen or keep else None) for role, template in templates.items()}
+    names = {role: field_names(template) for role, template in templates.items()}
     first = next(iter(required))
     key = FIELD.sub(r"{\1}", key)
     complete, unpaired, seen = [], [], set()
     for fields, path in tables[first].items():
         values = dict(zip(names[first], fields, strict=True))
-        files = {role: table.get(tuple(values[name] for name in names[role]), "") for role, table in tables.items()}
+        files = {role: table.get(tuple(map(values.__getitem__, names[role])), "") for role, table in tables.items()}
         lacking = [role for role in required if not files[role]]
         if lacking:
             unpaired.append(f"{path} has no {' and no '.join(lacking)}")
         else:
             complete.append(Row("/".join(filter(None, key.format(**values).split("/"))), files))
             seen.update((name, values[name]) for name in chosen)
-    used = {path for row in complete for path in row.files.values()}
     for role in list(required)[1:]:
-        unpaired += [f"{path} has no {first}" for path in tables[role].values() if path not in used and not _shared(names, role, first)]
-    if unpaired and not (allow_unpaired and complete):
-        raise UserError(
-            f"{kind}: {root}: {len(unpaired)} unpaired files beside {len(complete)} complete samples: {shorten(sorted(unpaired), 3)}; add "
-            f"the missing ones{', or set allow_unpaired to true to leave these out' if complete else ''} (looked for {_shown(required)})"
-        )
-    if not complete:
-        raise UserError(f"{kind}: no sample under {root} (looked for {_shown(required)}); pass the folder that contains these")
+        if not _shared(names, role, first):
+            used = {row.files[role] for row in complete}
+            unpaired += [f"{path} has no {first}" for path in tables[role].values() if path not in used]
+    check_complete(kind, root, complete, unpaired, allow_unpaired, _shown(required))
     if missing := [f"{name} '{value}'" for name, values in chosen.items() for value in values if (name, value) not in seen]:
         raise UserError(f"{kind}: no {missing[0]} under {root} (looked for {_shown(required)}); add it, or choose only what is there")
     return FileDataset(kind, root, sorted(complete, key=lambda row: row.key), decode)
 
 
-def _check_root(kind: str, root: Path | None, required: Mapping[str, str]) -> Path:
+def check_root(kind: str, root: Path | None, expected: str) -> Path:
+    """The folder of a data set, or UserError that says what is expected in it."""
     if root is None:
-        raise UserError(f"{kind}: no path given; pass the folder that contains {_shown(required)}")
+        raise UserError(f"{kind}: no path given; pass the folder that contains {expected}")
     if not root.is_dir():
         found = "is a file, not a folder" if root.exists() else "no such folder"
-        raise UserError(f"{kind}: {root}: {found}; pass the folder that contains {_shown(required)}")
+        raise UserError(f"{kind}: {root}: {found}; pass the folder that contains {expected}")
     return root
+
+
+def check_complete(kind: str, root: Path, complete: Sequence[Row], unpaired: Sequence[str], allow_unpaired: bool, looked_for: str) -> None:
+    """UserError where there is no sample, or where files lack their partners and that is not allowed."""
+    if unpaired and not (allow_unpaired and complete):
+        raise UserError(
+            f"{kind}: {root}: {len(unpaired)} unpaired files beside {len(complete)} complete samples: {shorten(sorted(unpaired), 3)}; add "
+            f"the missing ones{', or set allow_unpaired to true to leave these out' if complete else ''} (looked for {looked_for})"
+        )
+    if not complete:
+        raise UserError(f"{kind}: no sample under {root} (looked for {looked_for}); pass the folder that contains these")
 
 
 class FileDataset:
@@ -158,14 +166,19 @@ def join_files(parts: Sequence[FileDataset]) -> FileDataset:
     return FileDataset(parts[0].kind, parts[0].root, sorted(whole, key=lambda row: row.key), parts[0].decode)
 
 
-def read_pair(files: Files, read: Callable[[Path], tuple[np.ndarray, np.ndarray]], **others: Any) -> StereoSample:
+def read_pair(
+    files: Files,
+    read: Callable[[Path], tuple[np.ndarray, np.ndarray]],
+    picture: Callable[[Path], np.ndarray] = read_image,
+    **others: Any,
+) -> StereoSample:
     """The sample of the roles `left`, `right`, `disparity` and, where it is there, `disparity_right`, which most layouts consist of.
 
-    read: decodes both disparities, one of `readers` with its scale. others: further fields of the sample, as they are.
+    read: decodes both disparities, one of `readers` with its scale. picture: decodes both images. others: further fields, as they are.
     """
     disparity, valid = read(files["disparity"])
     disparity_right, valid_right = read(files["disparity_right"]) if "disparity_right" in files else (None, None)
-    return StereoSample(read_image(files["left"]), read_image(files["right"]), disparity, valid, disparity_right, valid_right, **others)
+    return StereoSample(picture(files["left"]), picture(files["right"]), disparity, valid, disparity_right, valid_right, **others)
 
 
 def read_depth_pair(files: Files, read: Callable[[Path], np.ndarray], calibration: Calibration) -> StereoSample:
@@ -203,7 +216,7 @@ def _index(root: Path, template: str, keep: Callable[[Fields], bool] | None) -> 
     for path, fields in find(root, template).items():
         if keep is not None and not keep(fields):
             continue
-        values = tuple(fields[name] for name in names)
+        values = tuple(map(fields.__getitem__, names))
         if values in table:
             raise UserError(f"{root}: {table[values]} and {path} are two files for one place; remove one of them")
         table[values] = path
@@ -286,13 +299,12 @@ def _descend(root: Path, folder: str, parts: list[Part], fields: Fields, found: 
         elif not rest and (root / path).is_file():
             found[path] = fields
     else:
-        for entry in _entries(root / folder):
-            match = part.fullmatch(entry.name)
-            if not match or entry.is_dir() != bool(rest):
+        again = fields.keys() & part.groupindex.keys()
+        for name in _names(root / folder, folders=bool(rest)):
+            match = part.fullmatch(name)
+            if not match or any(match[field] != fields[field] for field in again):
                 continue
-            if any(fields.get(name, value) != value for name, value in match.groupdict().items()):
-                continue
-            path, inner = _join(folder, entry.name), fields | match.groupdict()
+            path, inner = _join(folder, name), fields | match.groupdict()
             if rest:
                 _descend(root, path, rest, inner, found)
             else:
@@ -309,13 +321,13 @@ def _folders(root: Path, folder: str) -> Iterator[str]:
         if real not in seen:
             seen.add(real)
             yield inner
-            waiting += [_join(inner, entry.name) for entry in reversed(_entries(root / inner)) if entry.is_dir()]
+            waiting += [_join(inner, name) for name in reversed(_names(root / inner, folders=True))]
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder, sorted, without hidden things."""
+def _names(folder: Path, folders: bool) -> list[str]:
+    """Names of the folders, or of the files, in a folder, sorted, without hidden ones."""
     with os.scandir(folder) as entries:
-        return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+        return sorted([entry.name for entry in entries if entry.is_dir() == folders and not entry.name.startswith(".")])
 
 
 def _join(folder: str, name: str) -> str:
