@@ -4,16 +4,16 @@ The sign of the stored disparity says the direction (the subset's left view is n
 (`render`: clean without blur and haze, final with them, or both) is two samples with one ground truth.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from train.datasets.base import DATASETS
 from train.datasets.layout import Fields, FileDataset, Files, open_files, read_pair
 from train.datasets.readers import read_mask, read_pfm_disparity
 from train.sample import StereoSample
-from utils.errors import UserError
 
 Render = Literal["clean", "final", "both"]
 Split = Literal["TRAIN", "TEST", "all"]
@@ -31,9 +31,8 @@ class Places(NamedTuple):
 @DATASETS.register("flyingthings3d")
 def flyingthings3d(path: Path | None, *, render: Render = "clean", split: Split = "TRAIN", allow_unpaired: bool = False) -> FileDataset:
     """`frames_{clean,final}pass/{TRAIN,TEST}/A/0000/{left,right}/0006.png`, `disparity/TRAIN/A/0000/{left,right}/0006.pfm`."""
-    splits = ("TRAIN", "TEST") if split == "all" else (split,)
-    places = _passes("{split}/{letter}/{sequence}")
-    return _open("flyingthings3d", path, places, render, allow_unpaired, lambda fields: fields["split"] in splits)
+    splits = {"split": ("TRAIN", "TEST") if split == "all" else (split,)}
+    return _open("flyingthings3d", path, _passes("{split}/{letter}/{sequence}"), render, allow_unpaired, splits)
 
 
 @DATASETS.register("monkaa")
@@ -60,9 +59,9 @@ def sceneflow(
     """The `sets` together, each laid out as its own type in the folder of its name. split: of FlyingThings3D; the others have one part."""
 
     def keep(fields: Fields) -> bool:
-        return fields["set"] in sets and (fields["set"] != "FlyingThings3D" or split in ("all", fields["scene"].partition("/")[0]))
+        return fields["set"] != "FlyingThings3D" or split in ("all", fields["scene"].partition("/")[0])
 
-    return _open("sceneflow", path, _passes("{scene:**}", "{set}/"), render, allow_unpaired, keep, sets=sets)
+    return _open("sceneflow", path, _passes("{scene:**}", "{set}/"), render, allow_unpaired, {"set": sets}, keep=keep)
 
 
 @DATASETS.register("flyingthings3d_subset")
@@ -72,10 +71,10 @@ def flyingthings3d_subset(
     """`{train,val}/image_{clean,final}/{left,right}/0000000.png`, `train/disparity/{left,right}/0000000.pfm`, and, where it is there,
     `train/disparity_occlusions/left/0000000.png`, not 0 where the right eye does not see.
     """
-    splits = ("train", "val") if split == "all" else (split,)
     places = Places("{split}/image_{render}", "{split}/disparity", "{render}/{split}")
+    splits = {"split": ("train", "val") if split == "all" else (split,)}
     optional = {"occluded": "{split}/disparity_occlusions/left/{frame}.png"}
-    return _open("flyingthings3d_subset", path, places, render, allow_unpaired, lambda fields: fields["split"] in splits, optional=optional)
+    return _open("flyingthings3d_subset", path, places, render, allow_unpaired, splits, optional=optional)
 
 
 def _passes(scene: str, below: str = "") -> Places:
@@ -88,39 +87,27 @@ def _open(
     places: Places,
     render: Render,
     allow_unpaired: bool,
-    keep: Callable[[Fields], bool] = lambda fields: True,
+    choose: Mapping[str, Sequence[str]] = MappingProxyType({}),
     *,
-    optional: dict[str, str] | None = None,
-    sets: Sequence[str] = (),
+    keep: Callable[[Fields], bool] | None = None,
+    optional: Mapping[str, str] = MappingProxyType({}),
 ) -> FileDataset:
-    """As `open_files`; UserError as well where there is nothing of one of the renders or `sets` that were asked for."""
-    renders = ("clean", "final") if render == "both" else (render,)
-    seen: set[str] = set()
-
-    def take(fields: Fields) -> bool:
-        if not keep(fields) or fields.get("render", render) not in (*renders, render):
-            return False
-        if "render" in fields:
-            seen.update({fields["render"], fields.get("set", "")})
-        return True
-
-    dataset = open_files(
+    required = {
+        "left": f"{places.pictures}/left/{{frame}}.png",
+        "right": f"{places.pictures}/right/{{frame}}.png",
+        "disparity": f"{places.disparity}/left/{{frame}}.pfm",
+    }
+    return open_files(
         kind,
         path,
-        {
-            "left": f"{places.pictures}/left/{{frame}}.png",
-            "right": f"{places.pictures}/right/{{frame}}.png",
-            "disparity": f"{places.disparity}/left/{{frame}}.pfm",
-        },
+        required,
         _load,
         key=f"{places.name}/{{frame}}",
-        optional={"disparity_right": f"{places.disparity}/right/{{frame}}.pfm"} | (optional or {}),
-        keep=take,
+        optional={"disparity_right": f"{places.disparity}/right/{{frame}}.pfm", **optional},
+        choose={"render": ("clean", "final") if render == "both" else (render,), **choose},
+        keep=keep,
         allow_unpaired=allow_unpaired,
     )
-    if missing := [name for name in (*renders, *sets) if name not in seen]:
-        raise UserError(f"{kind}: {path}: no pictures of {missing[0]}; add them, or choose what is there with 'render' and 'sets'")
-    return dataset
 
 
 def _load(files: Files) -> StereoSample:
