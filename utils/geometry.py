@@ -21,8 +21,7 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """bool (H, W) at `size` (width, height), each pixel from the nearest one."""
-    rows, columns = _nearest(mask.shape[0], size[1]), _nearest(mask.shape[1], size[0])
-    return mask[rows[:, None], columns]
+    return _pick(mask, _nearest(mask.shape[0], size[1]), _nearest(mask.shape[1], size[0]))
 
 
 def resize_disparity(
@@ -41,15 +40,9 @@ def resize_disparity(
     if sparse:
         return _scatter(disparity, valid, size, factor)
     rows, columns = _nearest(height, size[1]), _nearest(width, size[0])
-    nearest = disparity[rows[:, None], columns]
-    nearest_valid = valid[rows[:, None], columns]
-
-    top, down = _neighbours(height, size[1])
-    left, across = _neighbours(width, size[0])
-    smooth = _smooth_cells(disparity, valid)[top[:, None], left]
-    bottom, right = np.minimum(top + 1, height - 1), np.minimum(left + 1, width - 1)
-    lines = disparity[:, left] + (disparity[:, right] - disparity[:, left]) * across
-    bilinear = lines[top] + (lines[bottom] - lines[top]) * down[:, None]
+    nearest, nearest_valid = _pick(disparity, rows, columns), _pick(valid, rows, columns)
+    smooth = _pick(_smooth_cells(disparity, valid), _before(height, size[1]), _before(width, size[0]))
+    bilinear = cv2.resize(disparity, size, interpolation=cv2.INTER_LINEAR)
 
     resized = np.where(smooth, bilinear, nearest) * np.float32(factor)
     resized_valid = smooth | nearest_valid
@@ -57,8 +50,8 @@ def resize_disparity(
 
 
 def mirror(array: np.ndarray) -> np.ndarray:
-    """Left and right exchanged. Alone it turns a pair into no pair: the eyes must be swapped as well."""
-    return np.ascontiguousarray(array[:, ::-1])
+    """Left and right exchanged, of a type that OpenCV knows, or bool. Alone it turns a pair into no pair: the eyes must be swapped too."""
+    return cv2.flip(array.view(np.uint8) if array.dtype == bool else array, 1).view(array.dtype)
 
 
 def warp_right(right: np.ndarray, disparity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -106,11 +99,14 @@ def _nearest(old: int, new: int) -> np.ndarray:
     return np.minimum(((np.arange(new) + 0.5) * (old / new)).astype(np.int64), old - 1)
 
 
-def _neighbours(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each of `new` pixel centres the old pixel before it and the fraction of the way to the next, clamped to the border."""
-    position = np.clip((np.arange(new) + 0.5) * (old / new) - 0.5, 0, old - 1)
-    first = np.minimum(position.astype(np.int64), max(old - 2, 0))
-    return first, (position - first).astype(np.float32)
+def _before(old: int, new: int) -> np.ndarray:
+    """For each of `new` pixel centres the first of the two old pixels that it lies between, clamped to the border."""
+    return np.clip(((np.arange(new) + 0.5) * (old / new) - 0.5).astype(np.int64), 0, max(old - 2, 0))
+
+
+def _pick(array: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """The pixels of these rows and columns; twice as fast as one index for both."""
+    return array[rows].take(columns, axis=1)
 
 
 def _smooth_cells(disparity: np.ndarray, valid: np.ndarray) -> np.ndarray:

@@ -93,7 +93,7 @@ def test_warp_takes_the_right_image_at_x_minus_disparity():
 
 
 def test_mirror_twice_is_nothing():
-    array = np.random.default_rng(0).integers(0, 9, (3, 4, 3))
+    array = np.random.default_rng(0).integers(0, 9, (3, 4, 3), np.uint8)
     assert (mirror(array)[:, 0] == array[:, -1]).all() and (mirror(mirror(array)) == array).all()
 
 
