@@ -1,41 +1,25 @@
-"""Changes of colour, of one eye or both. They leave every pixel where it is; what moves pixels is in `spatial`.
+"""Changes of colour, of one eye or both. What a camera loses (sharpness, noise, compression) is in `degrade`."""
 
-An augmentation maps `(left, right, rng)` to `(left, right)`, uint8 (H, W, 3) RGB; its keyword-only arguments are its JSON parameters.
-"""
-
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import cv2
 import numpy as np
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
+from train.augment.base import IMAGE_AUGMENTATIONS, Limits, Probability, change_eyes
 from train.sample import StereoSample
-from utils.errors import UserError, did_you_mean
-from utils.registry import Registry
-
-IMAGE_AUGMENTATIONS = Registry("image augmentation")
 
 GREY = np.array([0.299, 0.587, 0.114])  # luma weights of Rec. 601
 RGB_TO_YIQ = np.array([GREY, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 YIQ_TO_RGB = np.linalg.inv(RGB_TO_YIQ)
 
-
-def _ascending(limits: tuple[float, float]) -> tuple[float, float]:
-    if limits[0] > limits[1]:
-        raise ValueError("the first limit must not exceed the second")
-    return limits
-
-
-Factors = Annotated[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], AfterValidator(_ascending)]
-Shifts = Annotated[tuple[Annotated[float, Field(ge=-0.5, le=0.5)], Annotated[float, Field(ge=-0.5, le=0.5)]], AfterValidator(_ascending)]
-Probability = Annotated[float, Field(ge=0, le=1)]
+Factors = Limits[Annotated[float, Field(ge=0)]]
+Shifts = Limits[Annotated[float, Field(ge=-0.5, le=0.5)]]
 
 
 @IMAGE_AUGMENTATIONS.register("jittering")
 def jittering(
-    left: np.ndarray,
-    right: np.ndarray,
+    sample: StereoSample,
     rng: np.random.Generator,
     *,
     brightness: Factors = (0.9, 1.1),
@@ -43,23 +27,24 @@ def jittering(
     saturation: Factors = (0.9, 1.1),
     gamma: Factors = (0.9, 1.1),
     hue: Shifts = (-0.05, 0.05),
+    probability: Probability = 1.0,
     asymmetric_probability: Probability = 0.2,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> StereoSample:
     """Colour jitter with the ranges of MoGe; both eyes alike, or each its own with `asymmetric_probability` (RAFT-Stereo, 0.2).
 
     Factors are drawn uniformly; hue in turns of the colour circle. Brightness, contrast and gamma make one table of 256 entries,
     saturation and hue one 3 x 3 matrix, so that an image is touched twice.
     """
-
-    def draw() -> dict[str, float]:
-        ranges = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "gamma": gamma, "hue": hue}
-        return {name: float(rng.uniform(*limits)) for name, limits in ranges.items()}
-
-    asymmetric = rng.random() < asymmetric_probability
-    pivot = float(np.dot(cv2.mean(left)[:3], GREY))
-    first = draw()
-    second = draw() if asymmetric else first
-    return adjust_colour(left, pivot=pivot, **first), adjust_colour(right, pivot=pivot, **second)
+    ranges = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "gamma": gamma, "hue": hue}
+    pivot = float(np.dot(cv2.mean(sample.left)[:3], GREY))
+    return change_eyes(
+        sample,
+        rng,
+        lambda image, changes: adjust_colour(image, pivot=pivot, **changes),
+        lambda: {name: float(rng.uniform(*limits)) for name, limits in ranges.items()},
+        probability=probability,
+        asymmetric_probability=asymmetric_probability,
+    )
 
 
 def adjust_colour(
@@ -80,32 +65,3 @@ def adjust_colour(
     change = np.eye(3)
     change[1:, 1:] = chroma
     return cv2.transform(image, YIQ_TO_RGB @ change @ RGB_TO_YIQ)
-
-
-class ImageAugmentations:
-    """A checked list of augmentations, applied in its order. Plain data, so that it can be sent to worker processes."""
-
-    def __init__(self, steps: Sequence[tuple[str, dict[str, Any]]]) -> None:
-        self.steps = tuple(steps)
-
-    def __call__(self, sample: StereoSample, rng: np.random.Generator) -> StereoSample:
-        left, right = sample.left, sample.right
-        for name, params in self.steps:
-            left, right = IMAGE_AUGMENTATIONS[name](left, right, rng, **params)
-        return sample.replace(left=left, right=right)
-
-
-def build_image_augmentations(entries: Sequence[str | Mapping[str, Any]], where: str) -> ImageAugmentations:
-    """From the JSON's `image_augmentation`: names, or objects of a name and its parameters (`{"name": "jittering", "hue": [-0.1, 0.1]}`).
-
-    Raises `UserError` beginning with `where` for an unknown name or a wrong parameter.
-    """
-    steps = []
-    for number, entry in enumerate(entries):
-        place = f"{where}[{number}]"
-        params = {} if isinstance(entry, str) else dict(entry)
-        if not isinstance(entry, str) and "name" not in params:
-            raise UserError(f"{place}: found no 'name' in {params}{did_you_mean('name', params)}; expected a name with its parameters")
-        name = entry if isinstance(entry, str) else params.pop("name")
-        steps.append((name, IMAGE_AUGMENTATIONS.check(name, params, place)))
-    return ImageAugmentations(steps)

@@ -1,34 +1,30 @@
-"""Changes of geometry: scale, crop, flips. Images, disparity, valid and the right view change together, or the pair is no pair.
+"""Changes of geometry: scale, crop, flips, and rows that do not quite meet. Images, disparity, valid and the right view change together,
+or the pair is no pair; the calibration of the stored pair is dropped.
 
-How one map is resized is in `utils.geometry`; colours are in `photometric`.
+How one map is resized is in `utils.geometry`; what leaves pixels where they are is in `photometric`, `degrade` and `patches`.
 """
 
 from collections.abc import Mapping
+from math import ceil, radians, tan
 from typing import Annotated, Any
 
+import cv2
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from train.augment.base import Limits, Probability
 from train.sample import StereoSample
 from utils.errors import UserError
 from utils.geometry import mirror, resize_disparity, resize_image, resize_mask
 from utils.registry import explain
 
-Probability = Annotated[float, Field(ge=0, le=1)]
-
-
-def _ascending(limits: tuple[float, float]) -> tuple[float, float]:
-    if limits[0] > limits[1]:
-        raise ValueError("the first exponent must not exceed the second")
-    return limits
-
 
 class SpatialOptions(BaseModel):
-    """How strongly geometry is varied; the defaults are those of RAFT-Stereo's dense augmentor, and its flips."""
+    """How strongly geometry is varied; the defaults are those of RAFT-Stereo's dense augmentor, with its flips and its y-jitter."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    scale: Annotated[tuple[float, float], AfterValidator(_ascending)] = (-0.2, 0.5)
+    scale: Limits[Annotated[float, Field(ge=-4, le=4)]] = (-0.2, 0.5)
     """Exponents: both sides are multiplied by 2^U(first, second), and by more where the crop would not fit."""
     scale_probability: Probability = 0.8
     stretch: Annotated[float, Field(ge=0, le=2)] = 0.2
@@ -37,6 +33,12 @@ class SpatialOptions(BaseModel):
     horizontal_flip: Probability = 0.5
     """Mirrored with the eyes swapped; only where the sample has the right view's disparity."""
     vertical_flip: Probability = 0.1
+    y_jitter: Annotated[float, Field(ge=0, le=16)] = 2.0
+    """The right image is shifted by U(-y_jitter, y_jitter) rows of the crop, as no rectification is exact; disparity is left alone."""
+    y_jitter_probability: Probability = 1.0
+    rotation_deg: Annotated[float, Field(ge=0, le=2)] = 0.1
+    """Its rows are tilted by U(-rotation_deg, rotation_deg) about the middle of the crop (CREStereo, 0.1 with probability 0.5)."""
+    rotation_probability: Probability = 0.0
 
 
 def spatial_options(value: bool | Mapping[str, Any] | SpatialOptions, where: str) -> SpatialOptions | None:
@@ -56,9 +58,9 @@ def spatial_options(value: bool | Mapping[str, Any] | SpatialOptions, where: str
 def spatial(sample: StereoSample, size: tuple[int, int], rng: np.random.Generator, options: SpatialOptions | None) -> StereoSample:
     """The sample at exactly `size` (width, height).
 
-    With options: scaled and cropped at random (one window for both eyes), then flipped. The window is cut out before it is resized, so
-    its sides are whole pixels and the scale is `size / window`. Without: the centre, scaled up where the sample is too small; nothing
-    is drawn from `rng`.
+    With options: scaled and cropped at random (one window for both eyes), flipped, and the right eye's rows moved. The window is cut out
+    before it is resized, so its sides are whole pixels and the scale is `size / window`. Without: the centre, scaled up where the sample
+    is too small; nothing is drawn from `rng`.
     """
     height, width = sample.disparity.shape
     if options is None:
@@ -73,18 +75,21 @@ def spatial(sample: StereoSample, size: tuple[int, int], rng: np.random.Generato
     window = _window((width, height), size, scale, stretch)
     corner = (int(rng.integers(width - window[0] + 1)), int(rng.integers(height - window[1] + 1)))
     swap, turn = rng.random() < options.horizontal_flip, rng.random() < options.vertical_flip
+    rows = rng.uniform(-options.y_jitter, options.y_jitter) if rng.random() < options.y_jitter_probability else 0.0
+    tilt_deg = rng.uniform(-options.rotation_deg, options.rotation_deg) if rng.random() < options.rotation_probability else 0.0
 
     sample = resize(crop(sample, corner, window), size)
     if swap and sample.disparity_right is not None:
         sample = flip_horizontally(sample)
-    return flip_vertically(sample) if turn else sample
+    if turn:
+        sample = flip_vertically(sample)
+    return misalign(sample, rows, tilt_deg)
 
 
 def crop(sample: StereoSample, corner: tuple[int, int], size: tuple[int, int]) -> StereoSample:
     """The window of `size` (width, height) whose first pixel is `corner` (x, y), the same in both eyes: disparity stays what it was."""
     (x, y), (width, height) = corner, size
-    sample = _map(sample, lambda array: array[y : y + height, x : x + width])
-    return sample.replace(occluded=_left_of_view(sample))
+    return _unseen(_map(sample, lambda array: array[y : y + height, x : x + width]))
 
 
 def resize(sample: StereoSample, size: tuple[int, int]) -> StereoSample:
@@ -95,7 +100,8 @@ def resize(sample: StereoSample, size: tuple[int, int]) -> StereoSample:
     disparity_right = valid_right = None
     if sample.disparity_right is not None and sample.valid_right is not None:
         disparity_right, valid_right = resize_disparity(sample.disparity_right, sample.valid_right, size, sparse=sample.sparse)
-    return sample.replace(
+    return _moved(
+        sample,
         left=resize_image(sample.left, size),
         right=resize_image(sample.right, size),
         disparity=disparity,
@@ -114,7 +120,8 @@ def flip_horizontally(sample: StereoSample) -> StereoSample:
     """
     if sample.disparity_right is None or sample.valid_right is None:
         raise ValueError(f"{sample.key}: a horizontal flip needs the right view's disparity")
-    return sample.replace(
+    return _moved(
+        sample,
         left=mirror(sample.right),
         right=mirror(sample.left),
         disparity=mirror(sample.disparity_right),
@@ -130,6 +137,36 @@ def flip_vertically(sample: StereoSample) -> StereoSample:
     return _map(sample, lambda array: np.ascontiguousarray(array[::-1]))
 
 
+def misalign(sample: StereoSample, rows: float, tilt_deg: float) -> StereoSample:
+    """The right image shifted down by `rows`, fractions included, and its rows tilted about the middle: what is at (x, y) moves to
+    (x, y + rows + tan(tilt_deg) * (x - middle)).
+
+    Of a rotation this is the part that leaves the rows. The other would move columns, up to half a pixel at 0.1 degrees and 540 rows, which
+    no network can tell from disparity; so that ground truth stays exact, it is left out. Rows that come in repeat the border. The right
+    view's disparity is dropped: its pixels have left their rows.
+    """
+    if rows == 0 and tilt_deg == 0:
+        return sample
+    slope = tan(radians(tilt_deg))
+    right = shift_rows(sample.right, rows) if slope == 0 else tilt_rows(sample.right, rows, slope)
+    return _unseen(_moved(sample, right=right, disparity_right=None, valid_right=None), rows, slope)
+
+
+def tilt_rows(image: np.ndarray, rows: float, slope: float) -> np.ndarray:
+    """The image shifted down by `rows + slope * (x - middle)`, cubic between rows, which blurs less than linear."""
+    height, width = image.shape[:2]
+    move = np.array([[1, 0, 0], [slope, 1, rows - slope * (width - 1) / 2]])
+    return cv2.warpAffine(image, move, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+
+
+def shift_rows(image: np.ndarray, rows: float) -> np.ndarray:
+    """`tilt_rows` without a slope, as a filter down the columns: ten times as fast."""
+    reach = ceil(abs(rows)) + 2
+    impulse = np.zeros((2 * reach + 1, 1), np.float32)
+    impulse[reach] = 1
+    return cv2.filter2D(image, -1, tilt_rows(impulse, rows, 0.0)[::-1], borderType=cv2.BORDER_REPLICATE)  # which correlates: turned over
+
+
 def _window(available: tuple[int, int], size: tuple[int, int], scale: float, stretch: tuple[float, float]) -> tuple[int, int]:
     """Sides of the source window that becomes `size` when scaled. The whole is scaled up until it covers, and then stretched."""
     scale = max(scale, size[0] / available[0], size[1] / available[1])
@@ -137,15 +174,23 @@ def _window(available: tuple[int, int], size: tuple[int, int], scale: float, str
     return min(max(sides[0], 1), available[0]), min(max(sides[1], 1), available[1])
 
 
+def _moved(sample: StereoSample, **changes: object) -> StereoSample:
+    """The sample with arrays of another geometry. The one place where the calibration, which is of the stored pair, is dropped."""
+    return sample.replace(calibration=None, **changes)
+
+
 def _map(sample: StereoSample, change) -> StereoSample:
     """`change` applied to every array that is there."""
     names = ("left", "right", "disparity", "valid", "disparity_right", "valid_right", "occluded")
     present = {name: array for name in names if (array := getattr(sample, name)) is not None}
-    return sample.replace(**{name: change(array) for name, array in present.items()})
+    return _moved(sample, **{name: change(array) for name, array in present.items()})
 
 
-def _left_of_view(sample: StereoSample) -> np.ndarray | None:
-    """`occluded`, with the pixels whose match the crop has cut off."""
+def _unseen(sample: StereoSample, rows: float = 0.0, slope: float = 0.0) -> StereoSample:
+    """`occluded`, where it is known, gains the pixels whose match lies beyond the border, once it has moved as in `misalign`."""
     if sample.occluded is None:
-        return None
-    return sample.occluded | (sample.valid & (np.arange(sample.disparity.shape[1]) < sample.disparity))
+        return sample
+    height, width = sample.disparity.shape
+    x = np.arange(width, dtype=np.float32) - sample.disparity
+    y = np.arange(height, dtype=np.float32)[:, None] + np.float32(rows) + np.float32(slope) * (x - np.float32((width - 1) / 2))
+    return sample.replace(occluded=sample.occluded | (sample.valid & ((x < 0) | (y < 0) | (y > height - 1))))

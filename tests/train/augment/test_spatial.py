@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from train.augment import SpatialOptions, spatial, spatial_options
-from train.augment.spatial import crop, flip_horizontally, flip_vertically, resize
+from train.augment.spatial import crop, flip_horizontally, flip_vertically, misalign, resize, shift_rows, tilt_rows
 from train.datasets import build_dataset
 from train.sample import StereoSample
+from utils.calibration import Calibration
 from utils.errors import UserError
 from utils.geometry import mirror, warp_right
 
+ALIGNED = SpatialOptions(y_jitter_probability=0)
 ALL = ("left", "right", "disparity", "valid", "disparity_right", "valid_right", "occluded")
 
 
@@ -88,7 +90,7 @@ def test_horizontal_flip_refuses_without_the_right_view(samples):
     alone = samples[0].replace(disparity_right=None, valid_right=None)
     with pytest.raises(ValueError, match="needs the right view's disparity"):
         flip_horizontally(alone)
-    options = SpatialOptions(horizontal_flip=1, vertical_flip=0, scale_probability=0, stretch_probability=0)
+    options = SpatialOptions(horizontal_flip=1, vertical_flip=0, scale_probability=0, stretch_probability=0, y_jitter_probability=0)
     same = spatial(alone, (192, 128), np.random.default_rng(0), options)
     assert (same.left == alone.left).all() and (same.disparity == alone.disparity).all()
     swapped = spatial(samples[0], (192, 128), np.random.default_rng(0), options)
@@ -97,7 +99,7 @@ def test_horizontal_flip_refuses_without_the_right_view(samples):
 
 @pytest.mark.parametrize("size", [(96, 64), (160, 120), (256, 192), (192, 128)])
 def test_random_augmentation_gives_pairs_of_exactly_the_size(samples, size):
-    changed = [spatial(sample, size, np.random.default_rng(seed), SpatialOptions()) for seed in range(4) for sample in samples]
+    changed = [spatial(sample, size, np.random.default_rng(seed), ALIGNED) for seed in range(4) for sample in samples]
     assert all(sample.disparity.shape == size[::-1] for sample in changed)
     assert_still_a_pair(changed, limit=2.5)
 
@@ -115,6 +117,120 @@ def test_scale_follows_its_exponents(samples):
     small = set(np.round(2 * samples[0].disparity.ravel(), 3))
     nearest = np.abs(np.sort(np.array(list(small)))[:, None] - doubled.disparity.ravel()[None, ::37]).min(0)
     assert np.median(nearest) < 0.02 and 1.9 * np.median(samples[0].disparity) < 2.1 * doubled.disparity.max()
+
+
+@pytest.mark.parametrize(("rows", "tilt_deg"), [(1.5, 0), (-2.25, 0), (0, 1), (0.75, -1.5)])
+def test_misaligned_pairs_are_pairs_once_the_rows_are_put_back(samples, rows, tilt_deg):
+    """By a rotation of the whole image, columns would stay wrong; with the eyes mistaken, putting back would move them further apart."""
+    changed = [misalign(sample, rows, tilt_deg) for sample in samples]
+    slope = np.tan(np.radians(tilt_deg))
+
+    def put_back(sample, factor=1.0):
+        return sample.replace(right=tilt_rows(sample.right, -factor * rows, -factor * slope))
+
+    error = assert_still_a_pair([put_back(sample) for sample in changed])
+    for factor in (-1, 0, 0.5, 1.5, 2):
+        assert np.mean([warp_error(put_back(sample, factor)) for sample in changed]) > 1.15 * error, factor
+    for before, after in zip(samples, changed, strict=True):
+        assert after.left is before.left and after.disparity is before.disparity and after.valid is before.valid
+        assert after.disparity_right is None and after.valid_right is None  # of pixels that have left their rows
+
+
+def test_rows_move_by_hand():
+    before = slope_down(60, 40)
+    down = misalign(before, 2, 0)
+    assert (down.right[2:] == before.right[:-2]).all() and (down.right[:2] == before.right[0]).all() and (down.left == before.left).all()
+    assert (misalign(before, -3, 0).right[:-3] == before.right[3:]).all()
+    half = misalign(before, 0.5, 0).right[3:-3, :, 0].astype(int)
+    assert (half == 4 * np.arange(3, 37)[:, None] - 2).all()
+    tilted = misalign(before, 0.5, 2).right[5:-5, :, :2].astype(float)
+    x, y = np.meshgrid(np.arange(60), np.arange(5, 35))
+    assert np.abs(tilted[..., 0] - 4 * (y - 0.5 - np.tan(np.radians(2)) * (x - 29.5))).max() < 0.7  # 1/32 row, and a rounded grey level
+    assert (tilted[..., 1] == 3 * x).all()  # no column moves
+    assert misalign(before, 0, 0) is before
+
+
+@pytest.mark.parametrize("rows", [0.3, -0.5, 1, 1.7, -2, -15.6])
+def test_the_fast_shift_is_the_tilt_without_a_slope(rows):
+    image = np.random.default_rng(0).integers(0, 256, (50, 40, 3), np.uint8)
+    difference = np.abs(shift_rows(image, rows).astype(int) - tilt_rows(image, rows, 0.0))
+    assert difference.max() <= 1 and difference.mean() < 0.01
+
+
+def test_rows_that_leave_the_image_are_occluded(samples):
+    for rows, lost in ((2, [126, 127]), (-1.5, [0, 1])):
+        after = misalign(samples[0], rows, 0)
+        gained = after.occluded & ~samples[0].occluded
+        assert set(np.nonzero(gained)[0]) == set(lost) and (after.occluded[lost] == 1).all()
+    tilted = misalign(samples[0].replace(occluded=np.zeros((128, 192), bool)), 0, 1)
+    match = np.arange(192) - samples[0].disparity
+    y = np.arange(128)[:, None] + np.tan(np.radians(1)) * (match - 95.5)
+    expected = (match < 0) | (y < 0) | (y > 127)
+    assert np.mean(tilted.occluded == expected) > 0.9999 and expected[0, :90].any() and expected[-1, 150:].any()
+
+
+def moved_rows(seed, **options):
+    """By how much the left and the right image of one sample, without scale and flips, lie too low, in rows."""
+    still = {"scale_probability": 0, "stretch_probability": 0, "horizontal_flip": 0, "vertical_flip": 0}
+    out = spatial(slope_down(60, 40), (60, 40), np.random.default_rng(seed), SpatialOptions(**still, **options))
+    return tuple(float((np.arange(10, 30)[:, None] - eye[10:30, :, 0] / 4).mean()) for eye in (out.left, out.right))
+
+
+def test_y_jitter_moves_the_right_eye_by_fractions_of_rows_within_its_limit():
+    found = np.array([moved_rows(seed) for seed in range(100)])
+    assert (found[:, 0] == 0).all()
+    assert np.abs(found[:, 1]).max() <= 2.05 and found[:, 1].min() < -1.7 and found[:, 1].max() > 1.7 and abs(found[:, 1].mean()) < 0.35
+    assert np.mean(np.abs(found[:, 1] - np.rint(found[:, 1])) > 0.1) > 0.6
+    assert np.mean([moved_rows(seed, y_jitter_probability=0.3)[1] != 0 for seed in range(100)]) == pytest.approx(0.3, abs=0.12)
+    assert all(moved_rows(seed, y_jitter_probability=0) == (0, 0) for seed in range(5))
+
+
+def test_y_jitter_changes_the_right_eye_and_nothing_else(samples):
+    for seed in range(6):
+        jittered, aligned = (spatial(samples[0], (96, 64), np.random.default_rng(seed), options) for options in (SpatialOptions(), ALIGNED))
+        assert all((getattr(jittered, name) == getattr(aligned, name)).all() for name in ("left", "disparity", "valid"))
+        assert (jittered.right != aligned.right).any()
+
+
+def test_the_eye_that_is_the_right_one_after_the_flip_is_moved(samples):
+    flips = {"horizontal_flip": 1, "scale_probability": 0, "stretch_probability": 0, "vertical_flip": 0}
+    options = SpatialOptions(**flips, y_jitter=8, rotation_deg=1, rotation_probability=1)
+    out = spatial(samples[0], (192, 128), np.random.default_rng(0), options)
+    assert (out.left == mirror(samples[0].right)).all() and (out.right != mirror(samples[0].left)).mean() > 0.5
+
+
+def test_rotation_is_off_unless_asked_for_and_tilts_within_its_limit():
+    def tilt(seed, **options):
+        still = {"scale_probability": 0, "stretch_probability": 0, "horizontal_flip": 0, "vertical_flip": 0, "y_jitter_probability": 0}
+        out = spatial(slope_down(60, 40), (60, 40), np.random.default_rng(seed), SpatialOptions(**still, **options))
+        rows = 20 - out.right[20, :, 0] / 4
+        return np.degrees(np.arctan(np.polyfit(np.arange(60), rows, 1)[0]))
+
+    assert all(tilt(seed) == 0 for seed in range(5))
+    found = [tilt(seed, rotation_probability=1, rotation_deg=2) for seed in range(60)]
+    assert np.abs(found).max() < 2.1 and min(found) < -1.5 and max(found) > 1.5
+
+
+def test_no_calibration_outlives_a_change_of_geometry(samples):
+    sample = samples[0].replace(calibration=Calibration(focal_px=100, baseline_m=0.1, size=(192, 128)))
+    for changed in (
+        crop(sample, (3, 4), (100, 90)),
+        resize(sample, (96, 64)),
+        flip_horizontally(sample),
+        flip_vertically(sample),
+        misalign(sample, 1, 0),
+        spatial(sample, (96, 64), np.random.default_rng(0), None),
+        spatial(sample, (96, 64), np.random.default_rng(0), SpatialOptions()),
+    ):
+        assert changed.calibration is None
+
+
+def slope_down(width, height):
+    """Every row is 4 grey levels brighter in red than the one above it, every column 3 levels in green."""
+    image = np.zeros((height, width, 3), np.uint8)
+    image[..., 0], image[..., 1] = 4 * np.arange(height)[:, None], 3 * np.arange(width)
+    disparity = np.full((height, width), 5, np.float32)
+    return StereoSample(image, image.copy(), disparity, disparity > 0, key="slope")
 
 
 def ramp(width, height):
@@ -156,7 +272,13 @@ def test_options_are_read_from_the_configuration():
     for value, said in (
         ({"scal": [0, 1]}, r"data\.stereo_augmentation\.scal: unknown key; did you mean 'scale'"),
         ({"scale": [1, 0]}, "must not exceed"),
+        ({"scale": [0, 50]}, "less than or equal to 4"),
         ({"horizontal_flip": 1.5}, "less than or equal to 1"),
+        ({"stretch": -1}, "greater than or equal to 0"),
+        ({"y_jitter": -1}, "greater than or equal to 0"),
+        ({"y_jitter_probability": 2}, "less than or equal to 1"),
+        ({"rotation_deg": 90}, "less than or equal to 2"),
+        ({"rotation": 1}, "did you mean 'rotation_deg'"),
         ("yes", "expected true, false or an object"),
     ):
         with pytest.raises(UserError, match=said):
