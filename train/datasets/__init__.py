@@ -5,15 +5,28 @@ from pathlib import Path
 from typing import Any
 
 from train.datasets import (  # noqa: F401  (they register themselves)
+    booster,
+    carla_hr,
+    crestereo,
+    dynamic_replica,
     eth3d,
+    falling_things,
+    ffs_stereo4d,
     folder,
     fsd,
+    instereo2k,
+    irs,
     kitti,
     middlebury,
     middlebury_grey,
     sceneflow,
     scenes,
+    sintel,
+    spring,
     synthetic,
+    tartanair,
+    unreal_stereo4k,
+    virtual_kitti2,
 )
 from train.datasets.base import DATASETS, SampleError, StereoDataset
 
