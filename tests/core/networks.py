@@ -20,10 +20,37 @@ TINY: dict[str, Any] = {
 }
 
 
+TINIES: dict[str, dict[str, Any]] = {
+    "foundation_stereo": TINY,
+    "raft_stereo": {
+        "hidden_dims": [16, 16, 16],
+        "feature_dims": [8, 8, 16],
+        "feature_dim": 16,
+        "corr_levels": 2,
+        "train_iters": 2,
+        "valid_iters": 3,
+    },
+    "crestereo": {
+        "feature_dims": [8, 8, 16],
+        "feature_dim": 32,
+        "corr_groups": 2,
+        "attention_heads": 2,
+        "train_iters": 2,
+        "valid_iters": 3,
+    },
+}
+"""Of every registered network a configuration that trains within seconds; tests that take any network take it from here."""
+
+
+def tiny_of(kind: str, **changes: Any) -> nn.Module:
+    """The same numbers in every call."""
+    torch.manual_seed(0)
+    return build_model({"type": kind, **TINIES[kind], **changes})
+
+
 def tiny(*, gradient_checkpointing: bool = False, **changes: Any) -> nn.Module:
     """A network of a few hundred thousand parameters, the same in every call, with layer scales large enough to matter."""
-    torch.manual_seed(0)
-    model = build_model({**TINY, **changes})
+    model = tiny_of("foundation_stereo", **changes)
     model.gradient_checkpointing = gradient_checkpointing
     with torch.no_grad():
         for name, parameter in model.named_parameters():
