@@ -31,7 +31,8 @@ def as_table(record: Record) -> str:
     lines = [["", *metrics], *([name, *_numbers(values, metrics)] for name, values in [*body, ("mean", record.mean)])]
     text = _columns(lines)
     if masks := list(dict.fromkeys(label.partition("/")[0] for label in record.mean if "/" in label)):
-        own = record.tasks[0].protocol.mask
+        masks_of_sets = {task.protocol.mask for task in record.tasks}
+        own = masks_of_sets.pop() if len(masks_of_sets) == 1 else "of the protocol"
         by_mask = [[own, *_numbers(record.mean, metrics)]]
         by_mask += [[mask, *_numbers(record.mean, [f"{mask}/{metric}" for metric in metrics])] for mask in masks]
         text += "\n\n" + _columns([["mean by mask", *metrics], *by_mask])

@@ -103,7 +103,7 @@ def build_trackers(
     trackers: list[Tracker] = [JsonLinesTracker(workspace / "metrics.jsonl", step=step)]
     if enable_mlflow:
         remember = workspace / RUN_FILE
-        name, wanted = config.run_name or workspace.resolve().name, run_id or (_remembered(remember) if step else None)
+        name, wanted = config.run_name or workspace.resolve().name, run_id or (remembered(remember) if step else None)
         backend = MlflowTracker(experiment=config.experiment, run_name=name, run_id=wanted, remember=remember)
         trackers.append(Background(backend, "MLflow"))
     if config.tensorboard:
@@ -111,7 +111,8 @@ def build_trackers(
     return TrackerGroup(trackers)
 
 
-def _remembered(path: Path) -> str | None:
+def remembered(path: Path) -> str | None:
+    """The MLflow run that a workspace's `mlflow_run.json` names; None where there is none."""
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["run_id"])
     except (OSError, ValueError, LookupError, TypeError):
