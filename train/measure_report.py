@@ -135,7 +135,8 @@ def write_report(
 
 def called(record: Record, keys: Sequence[str]) -> str:
     """What a record is called in headings."""
-    return ", ".join(f"{key} {record.about[key]}" if key != "model" else str(record.about[key]) for key in keys if key in record.about)
+    settings = [f"{key} {record.about[key]}" for key in keys if key != "model" and record.about.get(key) is not None]
+    return ", ".join([str(record.about["model"]), *settings])
 
 
 def _html_table(rows: Sequence[Sequence[str]]) -> str:
