@@ -1,5 +1,6 @@
 """Writes the files of a data set a few pixels large, for the tests of layouts, and says what holds of all of them. Holds no test."""
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,13 @@ from utils.pfm import write_pfm
 def grey(value: int, width: int, height: int = 1) -> np.ndarray:
     """A picture of one colour, which JPEG keeps as it is."""
     return np.full((height, width, 3), value, np.uint8)
+
+
+def npz(**arrays: np.ndarray) -> bytes:
+    """An NPZ file, which plays the formats whose packages need not be installed; their readers have tests of their own."""
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    return content.getvalue()
 
 
 def write(root: Path, files: Mapping[str, object]) -> None:

@@ -1,6 +1,5 @@
 """IRS: both layouts a few pixels large with values by hand. OpenEXR is played by NPZ files; the reader itself has its own test."""
 
-import io
 import sys
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -8,15 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tests.layouts import check_pairing, grey, keys, write
+from tests.layouts import check_pairing, grey, keys, npz, write
 from train.datasets import build_dataset
 from utils.errors import UserError
-
-
-def exr(**channels):
-    content = io.BytesIO()
-    np.savez(content, **channels)
-    return content.getvalue()
 
 
 @contextmanager
@@ -35,7 +28,7 @@ def frame(scene, number="00001", folders=("", "", "")):
     return {
         f"{scene}/{left}l_{number}.png": grey(10, 4),
         f"{scene}/{right}r_{number}.png": grey(200, 4),
-        f"{scene}/{depth}d_{number}.exr": exr(R=np.full((1, 4), 9.0), G=np.array([[1.5, 0, np.inf, 300]])),
+        f"{scene}/{depth}d_{number}.exr": npz(R=np.full((1, 4), 9.0), G=np.array([[1.5, 0, np.inf, 300]])),
     }
 
 
