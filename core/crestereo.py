@@ -123,7 +123,7 @@ class CREStereo(nn.Module):
             Sequence[Width], Field(min_length=3, max_length=3, description="stages of the feature network, fine to coarse")
         ] = (64, 96, 128),
         feature_dim: Annotated[
-            int, Field(gt=0, description="channels of the features; half of them start the hidden state; multiple of 8")
+            int, Field(gt=0, description="channels of the features; half of them start the hidden state; multiple of 4")
         ] = 256,
         corr_groups: Annotated[int, Field(gt=0, description="groups of the group-wise correlation")] = 4,
         attention_heads: Annotated[int, Field(gt=0, description="of the self and the cross attention at 1/16")] = 8,
@@ -137,8 +137,8 @@ class CREStereo(nn.Module):
         for key, value in (("corr_groups", corr_groups), ("attention_heads", attention_heads)):
             if feature_dim % value:
                 raise UserError(f"model.{key}: {value} does not divide model.feature_dim, {feature_dim}")
-        if feature_dim % 8:
-            raise UserError(f"model.feature_dim: {feature_dim} is no multiple of 8, as the halves and their motion encoder need")
+        if feature_dim % 4:
+            raise UserError(f"model.feature_dim: {feature_dim} is no multiple of 4, as the hidden state and the position code need")
         self.train_iters, self.valid_iters = train_iters, valid_iters
         self.groups = corr_groups
 
