@@ -7,7 +7,7 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset
 
 from train.config import RunConfig
-from train.dataloader import start_worker
+from train.dataloader import quiet_signals, start_worker
 from train.datasets import SampleError
 from train.datasets.cache import Cached, CacheMiss
 from train.sources import Source, open_sources
@@ -52,7 +52,9 @@ def build_cache(source: Source, *, workers: int, verify: bool = False, progress:
         prefetch_factor=8 if workers else None,
     )
     try:
-        for done, size, problem in loader:
+        with quiet_signals():
+            results = iter(loader)
+        for done, size, problem in results:
             if done == "failed":
                 raise UserError(f"cache {cached.folder}: cannot be written ({problem}); {built.stored} samples were stored before")
             built.present += done == "present"

@@ -125,7 +125,7 @@ class MixtureDataset(Dataset):
             source = self.mix.sources[generator.choice(len(self.mix.sources), p=self.mix.shares())]
             index = int(source.indices[generator.integers(len(source.indices))])
             try:
-                sample = _load_twice(source.dataset, index)
+                sample = load_twice(source.dataset, index)
             except SampleError as error:
                 broken[f"{source.name}/{source.dataset.key(index)}"] = str(error)
                 continue
@@ -135,7 +135,8 @@ class MixtureDataset(Dataset):
         raise UserError(f"{REPLACEMENTS} samples in a row could not be read; the last, {name}: {problem}")
 
 
-def _load_twice(dataset: StereoDataset, index: int) -> StereoSample:
+def load_twice(dataset: StereoDataset, index: int) -> StereoSample:
+    """Sample `index`, with a second try. Raises `SampleError` as the data set does."""
     try:
         return dataset.load(index)
     except SampleError:
@@ -232,7 +233,7 @@ class TrainLoader:
             worker_init_fn=start_worker,
             generator=torch.Generator(),  # its own, so that starting a loader draws nothing from the network's stream
         )
-        with _quiet_signals():
+        with quiet_signals():
             return iter(loader)
 
     def batches(self, step: int) -> Iterator[StereoBatch]:
@@ -294,7 +295,7 @@ class TrainLoader:
 
 
 @contextmanager
-def _quiet_signals() -> Iterator[None]:
+def quiet_signals() -> Iterator[None]:
     """Undo torch's signal handler: it raises in the middle of whatever this process does when a worker dies. Where the next batch is
     waited for, the death is found as well, within seconds, and can be mended there.
     """

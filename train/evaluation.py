@@ -8,10 +8,12 @@ import numpy as np
 import torch
 
 from train.config import ValidationConfig
-from train.dataloader import limit_disparity
+from train.dataloader import limit_disparity, load_twice
+from train.datasets import SampleError
 from train.metrics import MetricSums
 from train.sample import StereoSample
 from train.sources import Source
+from utils.errors import UserError
 
 BINS_PER_PX = 16
 
@@ -28,9 +30,14 @@ class ValidationSet:
         return len(self.items)
 
     def load(self, position: int) -> StereoSample:
-        """Raises train.datasets.SampleError for a file that cannot be read: a number over fewer samples would not be comparable."""
+        """Raises UserError for a file that cannot be read: a number over fewer samples would not be comparable."""
         source, index = self.items[position]
-        sample = source.dataset.load(index)
+        try:
+            sample = load_twice(source.dataset, index)
+        except SampleError as error:
+            raise UserError(
+                f"validation: sample {source.name}/{source.dataset.key(index)} cannot be read; mend or remove it: {error}"
+            ) from None
         if self._size is not None:
             sample = source.augment(sample, self._size, np.random.default_rng(0))
         return limit_disparity(sample, self._max_disparity)

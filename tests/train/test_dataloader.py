@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+import time
 
 import cv2
 import numpy as np
@@ -13,10 +14,11 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from tests.fsd_layout import write_pair
 from train.augment.pipeline import Augmentation
-from train.config import DataConfig
+from train.config import DataConfig, ValidationConfig
 from train.dataloader import Mixture, MixtureDataset, TrainLoader, collate, limit_disparity, plan_batch, torch_seed
 from train.datasets import SampleError, build_dataset
 from train.datasets.readers import encode_fsd
+from train.evaluation import ValidationSet
 from train.metrics import MetricSums
 from train.sample import StereoSample
 from train.sources import Source
@@ -181,6 +183,15 @@ def test_too_many_broken_samples_end_the_run_with_their_list(workers, caplog):
     assert "\n" not in str(error.value)
 
 
+def test_a_validation_sample_that_cannot_be_read_is_one_line():
+    """It is not replaced: a number over other samples would be another number."""
+    source = Source("held", Numbers(3, broken={1}, shaky={0}), np.arange(3), 1.0, "stereo", noisy)
+    held = ValidationSet([source], ValidationConfig(), None)
+    assert held.load(0).key == "0"
+    with pytest.raises(UserError, match=r"validation: sample held/1 cannot be read; .*numbers/1\.png: truncated$"):
+        held.load(1)
+
+
 def test_files_that_break_during_the_run_are_replaced(tmp_path):
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, (32, 48, 3), np.uint8) for _ in range(2)]
@@ -249,6 +260,19 @@ def test_a_killed_worker_is_replaced_and_nothing_changes(tmp_path, impatient, ca
     assert not list(tmp_path.iterdir()), "no worker died"
     assert seen == everything(mixture(Numbers(8)), steps=12)
     assert sum("restart 1" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_a_death_does_not_interrupt_what_the_process_is_doing(impatient):
+    """torch's own handler raises wherever the main thread happens to be, in the middle of an update as well."""
+    found = loader(MIX, steps=8, workers=1)
+    keys = [batch.keys for batch in found.batches(0)]
+    os.kill(found._batches._workers[0].pid, signal.SIGKILL)
+    end = time.perf_counter() + 0.3
+    while time.perf_counter() < end:
+        pass
+    keys += [batch.keys for step in range(1, 8) for batch in found.batches(step)]
+    assert found.restarts == 1
+    assert keys == [[name[1] for name, _ in samples] for _, samples in everything(MIX, steps=8)]
 
 
 def test_workers_that_die_again_and_again_end_the_run(tmp_path, impatient):

@@ -4,11 +4,13 @@ import errno
 import json
 import multiprocessing
 import os
+import signal
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from tests.fsd_layout import write_pair
 from train.augment.pipeline import Augmentation
@@ -278,6 +280,20 @@ def test_a_folder_that_cannot_be_written_is_one_line(pairs):
     (pairs.parent / "cache").write_text("a file")
     with pytest.raises(UserError, match=r"cache .*cannot be written"):
         build_cache(source(of_pairs(pairs)), workers=0)
+
+
+def test_a_killed_process_is_one_line_and_what_was_stored_stays(tmp_path, monkeypatch):
+    class Deadly(Made):
+        def load(self, i):
+            if i == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().load(i)
+
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.1,))  # how often torch looks after its workers
+    with pytest.raises(UserError, match=r"DataLoader worker .* run again with fewer --workers") as error:
+        build_cache(source(cached(tmp_path, Deadly())), workers=1)
+    assert "\n" not in str(error.value)
+    assert build_cache(source(cached(tmp_path)), workers=0).present >= 1
 
 
 def test_builds_at_the_same_time_share_a_cache(pairs):
