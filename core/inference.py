@@ -1,4 +1,5 @@
-"""One pair of images to one disparity map: padding and the coarse-to-fine passes. The networks themselves live beside this file.
+"""One pair of images to one disparity map: padding and the coarse-to-fine passes. The networks themselves live beside this file, how a
+large pair is cut into tiles in `tiles`.
 
 Works with any network of `core`: it asks for their `padding`, `stride` and `forward`.
 """
@@ -6,7 +7,7 @@ Works with any network of `core`: it asks for their `padding`, `stride` and `for
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,9 +15,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.output import StereoOutput
+from core.tiles import Tiles, run_tiled
 from utils.errors import UserError
 
 Box = tuple[int, int, int, int]
+
+
+class Estimate(NamedTuple):
+    """What is known of one pair, at its own size. disparity: float32 (H, W), pixels, >= 0. confidence: see `StereoOutput.confidence`."""
+
+    disparity: np.ndarray
+    confidence: np.ndarray | None = None
 
 
 def padding_to(multiple: int, height: int, width: int) -> Box:
@@ -35,13 +44,33 @@ def unpad(x: Tensor, box: Box) -> Tensor:
     return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]
 
 
-def predict(model: nn.Module, left: Tensor, right: Tensor, *, iters: int | None = None, init: Tensor | None = None) -> Tensor:
-    """(B, 3, H, W) in [0, 1] of any size to (B, H, W), full-size pixels; `init` belongs to the padded size."""
+def run(
+    model: nn.Module, left: Tensor, right: Tensor, *, iters: int | None = None, init: Tensor | None = None, tiles: Tiles | None = None
+) -> StereoOutput:
+    """One pass over a pair whose sides are multiples of `model.padding`, as a whole or in tiles."""
+    if tiles is None:
+        return model(left, right, iters=iters, init=init)
+    return run_tiled(model, left, right, tiles, iters=iters, init=init)
+
+
+def predict(
+    model: nn.Module, left: Tensor, right: Tensor, *, iters: int | None = None, init: Tensor | None = None, tiles: Tiles | None = None
+) -> StereoOutput:
+    """(B, 3, H, W) in [0, 1] of any size to what was found at that size, in its pixels; `init` belongs to the padded size."""
     box = padding_to(model.padding, *left.shape[-2:])  # pyright: ignore[reportArgumentType, reportCallIssue]
-    return unpad(model(pad(left, box), pad(right, box), iters=iters, init=init).disparity, box)
+    return _unpadded(run(model, pad(left, box), pad(right, box), iters=iters, init=init, tiles=tiles), box)
 
 
-def cascade(model: nn.Module, left: Tensor, right: Tensor, *, iters: int | None = None, cascades: int) -> StereoOutput:
+def _unpadded(output: StereoOutput, box: Box) -> StereoOutput:
+    """Without `initial`, which is of a size of its own."""
+    parts = {name: getattr(output, name) for name in ("vertical", "log_variance")}
+    parts = {name: None if part is None else unpad(part, box) for name, part in parts.items()}
+    return StereoOutput(unpad(output.disparities, box), **parts)
+
+
+def cascade(
+    model: nn.Module, left: Tensor, right: Tensor, *, iters: int | None = None, cascades: int, tiles: Tiles | None = None
+) -> StereoOutput:
     """`model` at 1 / 2^(cascades - 1) of the size, ..., a half and the whole, each started from the one before, with the same iterations.
 
     CREStereo's stacked cascade (arXiv:2203.11483, section 3.4) as torchvision evaluates it, for any network.
@@ -56,7 +85,7 @@ def cascade(model: nn.Module, left: Tensor, right: Tensor, *, iters: int | None 
             size = (height // scale, width // scale)
             views = [F.interpolate(view, size=size, mode="bilinear", align_corners=True) for view in views]
         init = None if output is None else start_from(output, (height // scale // stride, width // scale // stride))
-        output = model(*views, iters=iters, init=init)
+        output = run(model, *views, iters=iters, init=init, tiles=tiles)
     assert output is not None, f"{cascades} cascades"
     return output
 
@@ -68,13 +97,17 @@ def start_from(output: StereoOutput, size: tuple[int, int]) -> Tensor:
     return size[1] / found.shape[-1] * F.interpolate(found, size=size, mode="bilinear", align_corners=True)
 
 
-def predict_cascaded(model: nn.Module, left: Tensor, right: Tensor, *, iters: int | None = None, cascades: int) -> Tensor:
+def predict_cascaded(
+    model: nn.Module, left: Tensor, right: Tensor, *, iters: int | None = None, cascades: int, tiles: Tiles | None = None
+) -> StereoOutput:
     """As `predict`, with `cascade`."""
     box = padding_to(model.padding * 2 ** (cascades - 1), *left.shape[-2:])  # pyright: ignore
-    return unpad(cascade(model, pad(left, box), pad(right, box), iters=iters, cascades=cascades).disparity, box)
+    return _unpadded(cascade(model, pad(left, box), pad(right, box), iters=iters, cascades=cascades, tiles=tiles), box)
 
 
-def predict_hierarchical(model: nn.Module, left: Tensor, right: Tensor, *, iters: int | None = None, ratio: float = 0.5) -> Tensor:
+def predict_hierarchical(
+    model: nn.Module, left: Tensor, right: Tensor, *, iters: int | None = None, ratio: float = 0.5, tiles: Tiles | None = None
+) -> StereoOutput:
     """As `predict`, started from the disparity of a pass at `ratio` of the size, the same iterations in both.
 
     The published network adds the left padding to that disparity although both views are padded alike; it is kept because its
@@ -82,14 +115,14 @@ def predict_hierarchical(model: nn.Module, left: Tensor, right: Tensor, *, iters
     """
     height, width = left.shape[-2:]
     small = [F.interpolate(view, scale_factor=ratio, mode="bilinear", align_corners=False) for view in (left, right)]
-    coarse = predict(model, small[0], small[1], iters=iters).unsqueeze(1)
+    coarse = predict(model, small[0], small[1], iters=iters, tiles=tiles).disparity.unsqueeze(1)
     coarse = (F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=True) / ratio).clamp(min=0)
     box = padding_to(model.padding, height, width)  # pyright: ignore[reportArgumentType]
     coarse = pad(coarse, box) + box[0]
     stride: int = model.stride  # pyright: ignore[reportAssignmentType]
     size = (coarse.shape[-2] // stride, coarse.shape[-1] // stride)
     init = F.interpolate(coarse, size=size, mode="bilinear", align_corners=True) / stride
-    return predict(model, left, right, iters=iters, init=init)
+    return predict(model, left, right, iters=iters, init=init, tiles=tiles)
 
 
 @contextmanager
@@ -108,18 +141,37 @@ def infer(
     model: nn.Module, left: Any, right: Any, *, iters: int | None = None, hierarchical: bool = False, cascades: int = 1
 ) -> np.ndarray:
     """See `FoundationStereo.infer`."""
+    return estimate(model, left, right, iters=iters, hierarchical=hierarchical, cascades=cascades).disparity
+
+
+def estimate(
+    model: nn.Module,
+    left: Any,
+    right: Any,
+    *,
+    iters: int | None = None,
+    hierarchical: bool = False,
+    cascades: int = 1,
+    tiles: Tiles | None = None,
+) -> Estimate:
+    """Arguments as of `FoundationStereo.infer`; all that the network says of the pair, at its size.
+
+    tiles: the network sees one tile at a time, in every pass; the images and the map then stay in the memory of the host.
+    """
     views = [to_tensor(image, name) for image, name in ((left, "left"), (right, "right"))]
     if views[0].shape != views[1].shape:
         sizes = " and ".join(f"{view.shape[-1]} x {view.shape[-2]}" for view in views)
         raise UserError(f"infer: the two images have different sizes, {sizes} (width x height); a rectified pair has one size")
-    parameter = next(model.parameters())
-    views = [(view.to(parameter.device).to(parameter.dtype) / 255)[None] for view in views]
     if cascades < 1 or (hierarchical and cascades > 1):
         raise UserError(f"infer: cascades is {cascades}; expected 1 or more, and no more than 1 with hierarchical, which is another way")
-    run = predict_hierarchical if hierarchical else partial(predict_cascaded, cascades=cascades)
+    parameter = next(model.parameters())
+    device = parameter.device if tiles is None else torch.device("cpu")
+    views = [(view.to(device).to(parameter.dtype) / 255)[None] for view in views]
+    passes = predict_hierarchical if hierarchical else partial(predict_cascaded, cascades=cascades)
     with evaluating(model):
-        disparity = run(model, views[0], views[1], iters=iters)
-    return disparity[0].clamp(min=0).float().cpu().numpy()
+        output = passes(model, views[0], views[1], iters=iters, tiles=tiles)
+        disparity, confidence = output.disparity[0].clamp(min=0), output.confidence
+    return Estimate(disparity.float().cpu().numpy(), None if confidence is None else confidence[0].float().cpu().numpy())
 
 
 def to_tensor(image: Any, name: str) -> Tensor:

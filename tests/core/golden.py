@@ -366,5 +366,5 @@ def _trained(file, model: nn.Module, updates: int, report: Report, gates: Gates,
 def _hierarchical(file, model: nn.Module, updates: int, report: Report, gates: Gates, _names: list[str]) -> None:
     model.eval()
     with torch.no_grad():
-        disparity = predict_hierarchical(model, *pair(file, "h", model), iters=updates)
+        disparity = predict_hierarchical(model, *pair(file, "h", model), iters=updates).disparity
     report.compare("h.final_disp", disparity, file["h.final_disp"], gates.disparity)

@@ -40,7 +40,7 @@ def test_arrays_and_tensors_are_the_same_to_it():
     expected = model.infer(left, right)
     np.testing.assert_array_equal(model.infer(*tensors), expected)
     with torch.no_grad():
-        direct = predict(model, *(view[None].float() / 255 for view in tensors))
+        direct = predict(model, *(view[None].float() / 255 for view in tensors)).disparity
     np.testing.assert_array_equal(direct[0].clamp(min=0).numpy(), expected)
 
 
@@ -49,7 +49,7 @@ def test_hierarchical_with_a_multiple_of_32_starts_from_the_coarse_pass():
     model = tiny().eval()
     left, right = (torch.rand(1, 3, 64, 128, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
     with torch.no_grad():
-        found = predict_hierarchical(model, left, right, iters=2)
+        found = predict_hierarchical(model, left, right, iters=2).disparity
         small = [torch.nn.functional.interpolate(view, scale_factor=0.5, mode="bilinear") for view in (left, right)]
         coarse = model(*small, iters=2).disparity[:, None]
         start = 2 * torch.nn.functional.interpolate(coarse, size=(64, 128), mode="bilinear", align_corners=True).clamp(min=0)
