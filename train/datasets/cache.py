@@ -17,7 +17,8 @@ import logging
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -98,31 +99,32 @@ class Cached:
         return self.folder / name[:2] / f"{name}.npz"
 
     def read(self, i: int) -> StereoSample:
-        """Sample `i` out of the cache. Raises `CacheMiss` where it is not there, damaged, or older than its source files."""
+        """Sample `i` out of the cache. Raises `CacheMiss` where it is not there, damaged, or of other source files."""
+        with self._open(i) as (about, file):
+            return _unpack(about, {name: file[name] for name in file.files if name != "about"}).replace(key=self.key(i))
+
+    def check(self, i: int, *, content: bool) -> None:
+        """Raises `CacheMiss` where `read` would, but for damage inside. content: there as well, and where source files differ inside."""
+        with self._open(i) as (about, file):
+            if not content:
+                return
+            for name in file.files:
+                file[name]  # which compares its checksum
+            if [source["sha256"] for source in about["sources"]] != [sha256(path) for path in self.files(i)]:
+                raise CacheMiss(f"{self.folder} has '{self.key(i)}' of other source files: their content differs")
+
+    @contextmanager
+    def _open(self, i: int) -> Iterator[tuple[dict[str, Any], Any]]:
         path = self.entry(i)
         try:
             with np.load(path, allow_pickle=False) as file:
                 about = json.loads(file["about"].tobytes())
                 self._compare(i, about["sources"])
-                return _unpack(about, {name: file[name] for name in file.files if name != "about"}).replace(key=self.key(i))
+                yield about, file
         except FileNotFoundError:
             raise CacheMiss(f"{self.folder} lacks '{self.key(i)}'") from None
         except DAMAGE as error:
             raise CacheMiss(f"{path}, entry of '{self.key(i)}', is damaged ({error})") from None
-
-    def check(self, i: int, *, content: bool) -> None:
-        """Raises `CacheMiss` where `read` would, without the pictures. content: these as well, and the content of the source files."""
-        if content:
-            self.read(i)
-        path = self.entry(i)
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                sources = json.loads(file["about"].tobytes())["sources"]
-        except DAMAGE as error:
-            raise CacheMiss(f"{path}, entry of '{self.key(i)}', is missing or damaged ({error})") from None
-        self._compare(i, sources)
-        if content and [source["sha256"] for source in sources] != [sha256(file) for file in self.files(i)]:
-            raise CacheMiss(f"{path}, entry of '{self.key(i)}', was made of other source files")
 
     def build(self, i: int) -> None:
         """Read sample `i` from its files and store it. Raises `SampleError`, or OSError where the cache cannot be written."""
