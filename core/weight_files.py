@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from core.convert import State, from_published, refuse
 from utils.errors import UserError
+from utils.files import inside
 
+POINTER = "latest.pt"  # in the folder of a run's checkpoints: which files the newest complete step consists of
 CARRIED = "carried."  # prefix of the carried entries in a .safetensors file, which has room for names only
 OUR_BEGINNINGS = ("backbone.", "context.", "trunk.")  # of names in any state dict of ours, and in no published one
 WHOLE_NUMBERS = ("max_disp", "train_iters", "valid_iters", "corr_levels", "corr_radius", "n_gru_layers")  # what is read of cfg.yaml
@@ -120,15 +122,37 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], where: str, *, ass
     model.load_state_dict(dict(state), assign=assign)
 
 
+def newest_weights(folder: Path) -> Path:
+    """The weights that a run has come to: the averaged ones of its newest complete step, the plain ones where there is no average.
+
+    folder: the run's workspace, or the folder of its checkpoints. Raises UserError where no step was saved.
+    """
+    checkpoints = folder / "checkpoint" if (folder / "checkpoint").is_dir() else folder
+    pointer = checkpoints / POINTER
+    if not pointer.is_file():
+        raise UserError(f"{folder}: no saved step of a run (looked for {pointer}); pass the workspace of a run, or a weight file")
+    files = read_file(pointer).get("files")
+    names = [str(name) for name in files] if isinstance(files, Mapping) else []
+    for kind in (r"\d+_ema\.pt", r"\d+\.pt"):
+        for name in names:
+            if re.fullmatch(kind, name):
+                return inside(checkpoints, name, pointer)
+    raise UserError(f"{pointer}: names no weights <step>.pt or <step>_ema.pt; pass one of the weight files beside it")
+
+
 def load_model(path: Path | str, changes: Mapping[str, Any] | None = None) -> nn.Module:
-    """The network of a file, in evaluation mode.
+    """The network of a file, or of the workspace of a run (see `newest_weights`), in evaluation mode.
 
     changes: keys of the "model" section that are to differ from the file's, e.g. `{"disparity_attention": "heads"}`.
     The monocular branch of published weights is frozen, as it was in their training, unless `freeze_backbone` is changed to false.
+    An MLflow run is loaded by `train.load.load_trained`, which takes all of these.
     """
     from core import build_model  # this module is below the registry
 
-    weights = read_weights(Path(path))
+    path = Path(path)
+    if path.is_dir():
+        path = newest_weights(path)
+    weights = read_weights(path)
     config = weights.config | dict(changes or {})
     model = build_model(config, with_pretrained=False)
     load_state(model, weights.state, str(path))

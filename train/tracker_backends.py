@@ -45,7 +45,7 @@ class MlflowTracker(Tracker):
         self._wanted, self._run_id, self._remember = run_id, None, remember
         self._params: dict[str, str] = {}
         self._tags: dict[str, str] = {}
-        _import_mlflow()  # here and not on the thread: a data worker forked in the middle of an import would inherit its lock
+        import_mlflow()  # here and not on the thread: a data worker forked in the middle of an import would inherit its lock
 
     @property
     def run_id(self) -> str | None:
@@ -183,7 +183,7 @@ class TensorBoardTracker(Tracker):
             self._made.close()
 
 
-def _import_mlflow() -> None:
+def import_mlflow() -> None:
     """MLflow without its messages, its telemetry and its four minutes of retries. Whoever set these variables keeps them."""
     for key, value in {
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
