@@ -11,6 +11,9 @@ from utils.calibration_files import read_middlebury_calibration
 
 Right = Literal["im1", "im1E", "im1L"]
 
+# The ten of the 23 scenes that are the evaluation v3's training set; the other 13 are its "additional datasets".
+TRAIN = {"Adirondack", "Jadeplant", "Motorcycle", "Piano", "Pipes", "Playroom", "Playtable", "Recycle", "Shelves", "Vintage"}
+
 
 @DATASETS.register("middlebury2014")
 def middlebury2014(
@@ -18,15 +21,19 @@ def middlebury2014(
     *,
     rectification: Literal["perfect", "imperfect", "all"] = "perfect",
     right: Right = "im1",
+    split: Literal["train", "additional", "all"] = "all",
     allow_unpaired: bool = False,
 ) -> FileDataset:
     """`<scene>-{perfect,imperfect}/{im0,im1}.png`, `disp0.pfm`, `disp1.pfm`, `calib.txt`.
 
     rectification: which folders by their ending; all also takes those with none. right: im1E has another exposure, im1L other lighting.
+    split: train are the scenes of the evaluation v3's training set, additional all others.
     """
 
     def keep(fields: Fields) -> bool:
-        return rectification == "all" or fields["scene"].endswith(f"-{rectification}")
+        name, _, ending = fields["scene"].partition("-")
+        part = "train" if name in TRAIN else "additional"
+        return rectification in ("all", ending) and split in ("all", part)
 
     required = {"left": "{scene}/im0.png", "right": f"{{scene}}/{right}.png", "disparity": "{scene}/disp0.pfm"}
     optional = {"disparity_right": "{scene}/disp1.pfm", "calibration": "{scene}/calib.txt"}
