@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import train.datasets
-from tests.layouts import grey, write
+from tests.layouts import grey, npz, write
 from train.datasets import DATASETS, build_dataset
 from train.datasets.readers import encode_fsd
 
@@ -97,10 +97,9 @@ def irs() -> dict[str, object]:
 
 
 def scenes() -> dict[str, object]:
-    content = io.BytesIO()
-    np.savez(content, disparity=TRUTH, valid=TRUTH > 0, nocc=(TRUTH > 0) & (TRUTH < 4))
+    truth = npz(disparity=TRUTH, valid=TRUTH > 0, nocc=(TRUTH > 0) & (TRUTH < 4))
     meta = {"width": WIDTH, "height": HEIGHT, "calibration": {"fx": 9, "baseline_m": 0.2, "doffs": 1, "cx": 1, "cy": 1}}
-    return sides("room/@.png") | {"room/disparity.npz": content.getvalue(), "room/meta.json": meta}
+    return sides("room/@.png") | {"room/disparity.npz": truth, "room/meta.json": meta}
 
 
 def sintel() -> dict[str, object]:

@@ -5,30 +5,26 @@ import json
 import numpy as np
 import pytest
 
+from tests.layouts import check_pairing, grey, keys, npz, write
 from train.datasets import SampleError, build_dataset
 from utils.geometry import warp_right
-from utils.images import write_image
 
 
-def make(root, name, **arrays):
-    (root / name).mkdir()
-    for value, side in enumerate(("left", "right")):
-        write_image(root / name / f"{side}.png", np.full((1, 4, 3), 10 + value, np.uint8))
-    np.savez(root / name / "disparity.npz", **arrays)
+def scene(name, **arrays):
+    return {f"{name}/left.png": grey(10, 4), f"{name}/right.png": grey(200, 4), f"{name}/disparity.npz": npz(**arrays)}
 
 
 DISPARITY = np.array([[1.5, 2, 7, np.inf]], np.float32)
 
 
 def test_masks_and_calibration_are_taken_where_they_are(tmp_path):
-    make(tmp_path, "b", disparity=DISPARITY)
-    make(tmp_path, "a", disparity=DISPARITY, valid=DISPARITY < 5, nocc=DISPARITY < 2)
+    write(tmp_path, scene("b", disparity=DISPARITY) | scene("a", disparity=DISPARITY, valid=DISPARITY < 5, nocc=DISPARITY < 2))
     meta = {"width": 4, "height": 1, "calibration": {"fx": 100, "baseline_m": 0.2, "doffs": 1}}
-    (tmp_path / "a" / "meta.json").write_text(json.dumps(meta))
+    write(tmp_path, {"a/meta.json": meta})
     dataset = build_dataset("scenes", tmp_path, {}, "here")
-    assert [dataset.key(i) for i in range(len(dataset))] == ["a", "b"]
+    assert keys("scenes", tmp_path) == ["a", "b"]
     sample, other = dataset.load(0).check(), dataset.load(1).check()
-    assert (sample.left == 10).all() and (sample.right == 11).all()
+    assert (sample.left == 10).all() and (sample.right == 200).all()
     assert sample.disparity.tolist() == [[1.5, 2, 0, 0]] and sample.valid.tolist() == [[True, True, False, False]]
     assert sample.occluded.tolist() == [[False, True, False, False]] and sample.calibration.focal_px == 100
     assert other.disparity.tolist() == [[1.5, 2, 7, 0]] and other.occluded is None and other.calibration is None
@@ -42,9 +38,15 @@ def test_masks_and_calibration_are_taken_where_they_are(tmp_path):
     ],
 )
 def test_an_npz_of_another_form_is_named(tmp_path, arrays, said):
-    make(tmp_path, "a", **arrays)
+    write(tmp_path, scene("a", **arrays))
     with pytest.raises(SampleError, match=rf"scenes: a: .*disparity\.npz: .*{said}"):
         build_dataset("scenes", tmp_path, {}, "here").load(0)
+
+
+@pytest.mark.parametrize("lonely", scene("a", disparity=DISPARITY))
+def test_files_are_paired_by_their_names(tmp_path, lonely):
+    write(tmp_path, scene("b", disparity=DISPARITY) | scene("c", disparity=DISPARITY))
+    check_pairing("scenes", tmp_path, lonely, scene("a", disparity=DISPARITY))
 
 
 @pytest.mark.data
