@@ -17,7 +17,7 @@ def sgbm(left: np.ndarray, right: np.ndarray, max_disparity: float | None = None
     Mode HH (all eight directions), block 5, P1 600, P2 2400, uniqueness 10 %, speckles of up to 100 pixels within 32 px removed.
     """
     highest = UNKNOWN_RANGE_PX if max_disparity is None else max_disparity
-    count = min(STEP * math.ceil((highest + 1) / STEP), left.shape[1] // STEP * STEP)
+    count = min(STEP * math.ceil((highest + 1) / STEP), (left.shape[1] - BLOCK) // STEP * STEP)
     matcher = cv2.StereoSGBM.create(
         minDisparity=0,
         numDisparities=max(count, STEP),

@@ -57,3 +57,9 @@ def choose_device(name: str | None) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--device {name}: no GPU is visible; use --device cpu")
     return device
+
+
+def unlabelled(left: np.ndarray, right: np.ndarray) -> StereoSample:
+    """A pair without ground truth as a sample: uint8 (H, W, 3) RGB, twice."""
+    size = left.shape[:2]
+    return StereoSample(left, right, np.zeros(size, np.float32), np.zeros(size, bool))
