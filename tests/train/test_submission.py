@@ -24,7 +24,9 @@ EXPECTED = {
     "kitti2012": ["000000_10.png", "000001_10.png"],
     "kitti2015": ["disp_0/000000_10.png", "disp_0/000001_10.png"],
     "middeval3": [
-        f"{place}/{file}" for place in ("testH/t0", "testH/t1", "trainingH/s0", "trainingH/s1") for file in ("disp0Ours.pfm", "timeOurs.txt")
+        f"{scene}/{file}"
+        for scene in ("testH/t0", "testH/t1", "trainingH/s0", "trainingH/s1")
+        for file in ("disp0Ours.pfm", "timeOurs.txt")
     ],
     "eth3d": [f"low_res_two_view/{name}{n}.{suffix}" for name in "st" for n in (0, 1) for suffix in ("pfm", "txt")],
 }  # fmt: skip
