@@ -27,16 +27,16 @@ def build_predictor(
 ) -> Predict:
     """sample -> float32 (H, W) disparity in pixels, at its own size.
 
-    checkpoint: "sgbm", or whatever `core.load_model` reads. iterations: the network's own number where not given. cascades: coarse-to-fine
+    checkpoint: "sgbm", or whatever `load.load_trained` takes. iterations: the network's own number where not given. cascades: coarse-to-fine
     levels, each half the size of the next. changes: keys of the model section that are to differ from the file's.
     """
     if checkpoint == SGBM:
         return lambda sample: sgbm(sample.left, sample.right, float(sample.disparity[sample.valid].max(initial=0)) or None)
-    from core import load_model
+    from train.load import load_trained
 
-    model = load_model(checkpoint, changes).to(device)
     if precision == "fp16" and device.type == "cpu":
         raise UserError("--precision fp16: needs a GPU; on a CPU use fp32 or bf16")
+    model = load_trained(checkpoint, changes).to(device)
     low = PRECISIONS[precision]
 
     def predict(sample: StereoSample) -> np.ndarray:
