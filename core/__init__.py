@@ -12,6 +12,7 @@ from core.crestereo import CREStereo
 from core.foundation_stereo import FoundationStereo
 from core.output import StereoOutput
 from core.raft_stereo import RAFTStereo
+from core.unet import UNet
 from core.weight_files import load_model
 from utils.errors import UserError
 from utils.registry import Registry
@@ -20,6 +21,7 @@ MODELS = Registry("model")
 MODELS.register("foundation_stereo")(FoundationStereo)
 MODELS.register("raft_stereo")(RAFTStereo)
 MODELS.register("crestereo")(CREStereo)
+MODELS.register("unet")(UNet)
 
 
 def build_model(config: Mapping[str, Any], *, with_pretrained: bool = True) -> nn.Module:
@@ -36,4 +38,4 @@ def build_model(config: Mapping[str, Any], *, with_pretrained: bool = True) -> n
     return MODELS[name](with_pretrained, **checked)
 
 
-__all__ = ["MODELS", "CREStereo", "FoundationStereo", "RAFTStereo", "StereoOutput", "build_model", "load_model"]
+__all__ = ["MODELS", "CREStereo", "FoundationStereo", "RAFTStereo", "StereoOutput", "UNet", "build_model", "load_model"]
