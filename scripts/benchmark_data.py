@@ -38,15 +38,14 @@ def main(config: str | None, reference: bool, synthetic: bool, samples: int, out
 def _measure(name: str | None, reference: bool, synthetic: bool, samples: int, output: Path, overrides: tuple[str, ...]) -> None:
     if name is None and not reference and not synthetic:
         raise UserError("nothing to measure; pass a CONFIG, --reference or --synthetic")
-    from tqdm import tqdm
+    from tqdm import tqdm  # --help needs neither this nor torch
 
-    from train.benchmark_data import measure_against_reference, measure_config, measure_synthetic, table  # --help needs no torch
+    from train.benchmark_data import measure_against_reference, measure_config, measure_synthetic, table, use_one_thread
     from train.config import find_config, load_config
-    from train.dataloader import start_worker
     from utils.files import write_atomic
     from utils.versions import versions
 
-    start_worker(0)  # one thread, as in a worker of a run
+    use_one_thread()
     found = {}
     count = sum((name is not None, reference, synthetic))
     with tqdm(total=count * samples, unit="sample", dynamic_ncols=True, disable=None) as bar:
@@ -58,7 +57,10 @@ def _measure(name: str | None, reference: bool, synthetic: bool, samples: int, o
             with tempfile.TemporaryDirectory() as folder:
                 found["reference"] = measure_against_reference(Path(folder), samples, bar.update)
     click.echo(table(found))
-    write_atomic(output, json.dumps(found | {"versions": versions()}, indent=2))
+    try:
+        write_atomic(output, json.dumps(found | {"versions": versions()}, indent=2))
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot be written ({error.strerror})") from None
     click.echo(f"written to {output}")
 
 

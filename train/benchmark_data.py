@@ -1,6 +1,7 @@
 """How fast samples are made on one core, and where the time goes: of a configuration, of the renderer, and against a plain pipeline.
 
-Timings of one process on a machine that does other things are noisy: sides that are compared take turns, and medians are compared.
+Times are those that the processor spent on this process, so that other work on the machine counts little, but for reading, which is
+waiting. Sides that are compared take turns, and medians are compared.
 """
 
 import time
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image, ImageEnhance
@@ -60,6 +62,12 @@ OURS: dict[str, Any] = {
 }
 
 
+def use_one_thread() -> None:
+    """As a worker process of a run does."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
 @dataclass
 class Timing:
     """Seconds per stage, one number for each sample (of `collate` its share of the batch)."""
@@ -68,9 +76,10 @@ class Timing:
 
     @contextmanager
     def stage(self, name: str, samples: int = 1) -> Iterator[None]:
-        start = time.perf_counter()
+        clock = time.perf_counter if name == "read" else time.process_time
+        start = clock()
         yield
-        self.seconds[name] += [(time.perf_counter() - start) / samples] * samples
+        self.seconds[name] += [(clock() - start) / samples] * samples
 
     def report(self) -> dict[str, Any]:
         """`{"samples", "samples_per_s", "ms", "stages": {name: {"ms", "share"}}}`, from the mean of each stage, shares of 1."""
@@ -150,11 +159,11 @@ def _timed(source: Source, timing: Timing) -> Callable[[StereoSample, tuple[int,
 
 
 def _collate(items: list[Loaded], timings: dict[str, Timing]) -> None:
-    start = time.perf_counter()
-    collate(items)
-    share = (time.perf_counter() - start) / len(items)
-    for item in items:
-        timings[item.source.name].seconds["collate"].append(share)
+    batch = Timing()
+    with batch.stage("collate", len(items)):
+        collate(items)
+    for item, seconds in zip(items, batch.seconds["collate"], strict=True):
+        timings[item.source.name].seconds["collate"].append(seconds)
 
 
 # ---- the renderer -----------------------------------------------------------------------------------------------------------------------
@@ -233,8 +242,6 @@ def plain_sample(
     """What RAFT-Stereo's dense augmentor does, step by step and in its order: colours on whole images by Pillow, an eraser on the right
     one, scale with the disparity as a flow field, crop with the right image up to two rows off; float tensors.
     """
-    import cv2
-
     with timing.stage("decode"):
         left, right = (np.array(Image.open(path)).astype(np.uint8)[..., :3] for path in (left_path, right_path))
         with open(disparity_path, "rb") as file:
@@ -302,9 +309,14 @@ def table(found: dict[str, Any]) -> str:
     """What was measured, for people: one line for each side or data set, stages in milliseconds."""
     lines = []
     for name, result in found.items():
-        sides = {side: result[side] for side in ("ours", "plain") if side in result} or {"": result, **result.get("datasets", {})}
+        sides = {side: result[side] for side in ("ours", "plain") if side in result} or _rows(result)
         lines.append(f"{name}: {result['ratio']:.2f} times as fast as the plain pipeline" if "ratio" in result else f"{name}:")
         for side, numbers in sides.items():
             stages = ", ".join(f"{stage} {value['ms']:.2f} ms ({100 * value['share']:.0f} %)" for stage, value in numbers["stages"].items())
-            lines.append(f"  {side or 'all':<24} {numbers['samples_per_s']:7.1f} samples/s and core, {numbers['ms']:6.2f} ms: {stages}")
+            lines.append(f"  {side:<24} {numbers['samples_per_s']:7.1f} samples/s and core, {numbers['ms']:6.2f} ms: {stages}")
     return "\n".join(lines)
+
+
+def _rows(result: dict[str, Any]) -> dict[str, Any]:
+    datasets = result.get("datasets", {})
+    return datasets if len(datasets) == 1 else {"all": result, **datasets}
