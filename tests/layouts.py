@@ -46,21 +46,21 @@ def keys(kind: str, root: Path, **params: object) -> list[str]:
     return [dataset.key(i) for i in range(len(dataset))]
 
 
-def check_pairing(kind: str, root: Path, lonely: str, more: Mapping[str, object]) -> None:
+def check_pairing(kind: str, root: Path, lonely: str, more: Mapping[str, object], **params: object) -> None:
     """Files under `root` are paired by their names, and keys are stable, whatever lies before them in a sorted list.
 
     `more` is another sample that comes before all others: it must not change a key, nor what belongs to one. Without its file `lonely`
     the data set is refused, until `allow_unpaired` leaves the rest of it out, and nothing else.
     """
-    before = build_dataset(kind, root, {}, "here")
+    before = build_dataset(kind, root, params, "here")
     known = {before.key(i): before.files(i) for i in range(len(before))}
     write(root, more)
-    after = build_dataset(kind, root, {}, "here")
+    after = build_dataset(kind, root, params, "here")
     found = {after.key(i): after.files(i) for i in range(len(after))}
     assert len(found) == len(known) + 1 and found.items() >= known.items() and after.key(0) not in known
     assert lonely in more
     (root / lonely).unlink()
     with pytest.raises(UserError, match=rf"{kind}: .* unpaired files beside {len(known)} complete samples: .*allow_unpaired"):
-        build_dataset(kind, root, {}, "here")
-    rest = build_dataset(kind, root, {"allow_unpaired": True}, "here")
+        build_dataset(kind, root, params, "here")
+    rest = build_dataset(kind, root, params | {"allow_unpaired": True}, "here")
     assert {rest.key(i): rest.files(i) for i in range(len(rest))} == known

@@ -74,8 +74,9 @@ def test_a_scene_is_in_metres_and_unknown_where_a_number_is(tmp_path):
     assert (calibration.focal_px, calibration.baseline_m, calibration.doffs_px) == (100, 0.2, 4.5)
     assert calibration.size == (64, 48) and calibration.centre == (31.5, 23)
     assert read(cx=None).centre is None and read(doffs=None) is None
-    path.write_text('{"calibration": null}')
-    assert read_scene_calibration(path) is None
+    for text in ('{"calibration": null}', "{}"):
+        path.write_text(text)
+        assert read_scene_calibration(path) is None
     for text, said in (
         ("[1]", "no description"),
         ("{", "no description"),

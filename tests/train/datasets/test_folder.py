@@ -1,13 +1,14 @@
 """Any pairs by patterns: each format by hand, how files find each other, and what is said where they cannot."""
 
+import io
+
 import numpy as np
 import pytest
 
+from tests.layouts import check_pairing, grey, npz, write
 from train.datasets import SampleError, build_dataset
 from train.datasets.readers import encode_fsd
 from utils.errors import UserError
-from utils.images import write_image
-from utils.pfm import write_pfm
 
 PIXELS = np.array([[0, 1, 2.5, 8]], np.float32)
 PAIR = {"left": "left/*.png", "right": "right/*.png"}
@@ -18,26 +19,14 @@ def folder(root, **params):
     return build_dataset("folder", root, PAIR | params, "data.datasets[0]")
 
 
-def pair(root, name="0001"):
-    for value, side in enumerate(("left", "right")):
-        save(root / side / f"{name}.png", np.full((1, 4, 3), 10 + value, np.uint8))
+def pair(name="0001", below="", width=4, height=1):
+    return {f"{below}left/{name}.png": grey(10, width, height), f"{below}right/{name}.png": grey(200, width, height)}
 
 
-def save(path, values):
-    """By the ending of its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".pfm":
-        write_pfm(path, values.astype(np.float32))
-    elif path.suffix == ".npy":
-        np.save(path, values)
-    elif path.suffix == ".npz":
-        np.savez(path, disparity=values, other=values + 1)
-    elif path.suffix == ".exr":
-        openexr = pytest.importorskip("OpenEXR")
-        with openexr.File({"type": openexr.scanlineimage}, {"Y": values.astype(np.float32)}) as file:
-            file.write(str(path))
-    else:
-        write_image(path, values)
+def exr(values):
+    openexr, content = pytest.importorskip("OpenEXR"), io.BytesIO()
+    openexr.File({"type": openexr.scanlineimage}, {"Y": values}).write(content)
+    return content.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -49,26 +38,23 @@ def save(path, values):
         ("a.png", (8 * PIXELS).astype(np.uint8), {"scale": 8}),
         ("a.png", encode_fsd(PIXELS), {"format": "fsd"}),
         ("a.npy", PIXELS.astype(np.float64), {}),
-        ("a.npz", PIXELS, {"entry": "disparity"}),
-        ("a.exr", PIXELS, {}),
+        ("a.npz", npz(disparity=PIXELS, other=PIXELS + 1), {"entry": "disparity"}),
+        ("a.exr", exr, {}),
     ],
 )
 def test_every_format_gives_the_same_disparity(tmp_path, name, stored, params):
-    pair(tmp_path, "a")
-    save(tmp_path / "truth" / name, stored)
+    write(tmp_path, pair("a") | {f"truth/{name}": stored(PIXELS) if callable(stored) else stored})
     dataset = folder(tmp_path, disparity=f"truth/*{name[1:]}", **params)
     sample = dataset.load(0).check()
     assert dataset.key(0) == "a" and not dataset.has_right_disparity and sample.calibration is None
-    assert (sample.left == 10).all() and (sample.right == 11).all()
+    assert (sample.left == 10).all() and (sample.right == 200).all()
     assert sample.disparity.tolist() == PIXELS.tolist() and sample.valid.tolist() == (PIXELS > 0).tolist()
 
 
 def test_depth_in_millimetres_becomes_disparity(tmp_path):
-    pair(tmp_path)
-    # 100 px * 0.2 m / depth - 2 px: 4 m is 3 px, 1 m is 18 px, and 10 m is none, 0 px
-    save(tmp_path / "depth/0001.png", np.array([[0, 4000, 1000, 10000]], np.uint16))
-    save(tmp_path / "depth_right/0001.png", np.array([[1000, 0, 0, 0]], np.uint16))
-    (tmp_path / "calib.txt").write_text(CALIB)  # of half the width: 50 px and 1 px there
+    # 100 px * 0.2 m / depth - 2 px: 4 m is 3 px, 1 m is 18 px, and 10 m is none, 0 px. The file is of half the width: 50 px and 1 px there.
+    stored = {"depth/0001.png": np.array([[0, 4000, 1000, 10000]], np.uint16), "calib.txt": CALIB}
+    write(tmp_path, pair() | stored | {"depth_right/0001.png": np.array([[1000, 0, 0, 0]], np.uint16)})
     geometry = {"focal_px": 100, "baseline_m": 0.2, "doffs_px": 2}
     truth = {"depth": "depth/*.png", "depth_right": "depth_right/*.png", "scale": 1000}
     for camera in (geometry, {"calibration": "calib.txt"}):
@@ -80,26 +66,21 @@ def test_depth_in_millimetres_becomes_disparity(tmp_path):
 
 
 def test_masks_of_what_is_known_and_what_is_hidden(tmp_path):
-    pair(tmp_path)
-    save(tmp_path / "truth/0001.pfm", PIXELS)
-    save(tmp_path / "masks/0001_known.png", np.array([[255, 0, 1, 255]], np.uint8))
-    save(tmp_path / "masks/0001_hidden.png", np.array([[0, 0, 255, 0]], np.uint8))
+    stored = {"masks/0001_known.png": np.array([[255, 0, 1, 255]], np.uint8), "masks/0001_hidden.png": np.array([[0, 0, 255, 0]], np.uint8)}
+    write(tmp_path, pair() | {"truth/0001.pfm": PIXELS} | stored)
     masks = {"valid": "masks/*_known.png", "occluded": "masks/*_hidden.png"}
     sample = folder(tmp_path, disparity="truth/*.pfm", **masks).load(0).check()
     assert sample.disparity.tolist() == [[0, 0, 2.5, 8]] and sample.occluded.tolist() == [[False, False, True, False]]
-    save(tmp_path / "masks/0001_known.png", np.ones((1, 3), np.uint8))
+    write(tmp_path, {"masks/0001_known.png": np.ones((1, 3), np.uint8)})
     with pytest.raises(SampleError, match=r"0001_known\.png: the mask is 3x1, the disparity 4x1"):
         folder(tmp_path, disparity="truth/*.pfm", **masks).load(0)
 
 
 def test_points_and_surfaces_are_told_apart_unless_it_is_said(tmp_path):
-    pair(tmp_path)
     points = np.zeros((20, 20), np.float32)
     points[::3, ::2] = 5
     for name, values in (("0001", points), ("0002", points + 5)):
-        for side in ("left", "right"):
-            save(tmp_path / side / f"{name}.png", np.zeros((20, 20, 3), np.uint8))
-        save(tmp_path / "truth" / f"{name}.pfm", values)
+        write(tmp_path, pair(name, width=20, height=20) | {f"truth/{name}.pfm": values})
     dataset = folder(tmp_path, disparity="truth/*.pfm")
     assert [dataset.load(i).sparse for i in range(2)] == [True, False]
     assert folder(tmp_path, disparity="truth/*.pfm", sparse=True).load(1).sparse
@@ -117,8 +98,7 @@ def test_points_and_surfaces_are_told_apart_unless_it_is_said(tmp_path):
 )
 def test_patterns_find_the_pair(tmp_path, left, right, disparity, key):
     for name in ("s1", "other/s2")[: 2 if "**" in left else 1]:
-        pair(tmp_path / name)
-        save(tmp_path / name / "disp/0001.pfm", PIXELS)
+        write(tmp_path, pair(below=f"{name}/") | {f"{name}/disp/0001.pfm": PIXELS})
     params = {"left": left, "right": right, "disparity": disparity}
     if key is None:
         with pytest.raises(UserError, match=r"folder: 'left' and 'disparity' have different wildcards \(\{scene\} \{frame\} and \* \*\)"):
@@ -130,9 +110,7 @@ def test_patterns_find_the_pair(tmp_path, left, right, disparity, key):
 
 
 def test_pictures_under_several_lights_share_their_ground_truth(tmp_path):
-    for light in "ab":
-        pair(tmp_path, f"0001_{light}")
-    save(tmp_path / "truth/0001.pfm", PIXELS)
+    write(tmp_path, pair("0001_a") | pair("0001_b") | {"truth/0001.pfm": PIXELS})
     views = {"left": "left/{frame}_{light}.png", "right": "right/{frame}_{light}.png"}
     dataset = folder(tmp_path, **views, disparity="truth/{frame}.pfm")
     assert [dataset.key(i) for i in range(2)] == ["0001/a", "0001/b"]
@@ -140,9 +118,14 @@ def test_pictures_under_several_lights_share_their_ground_truth(tmp_path):
         folder(tmp_path, **views | {"right": "right/{frame}.png"}, disparity="truth/{frame}.pfm")
 
 
+@pytest.mark.parametrize("lonely", ["left/0000.png", "right/0000.png", "truth/0000.pfm"])
+def test_files_are_paired_by_their_names(tmp_path, lonely):
+    write(tmp_path, pair("0001") | {"truth/0001.pfm": PIXELS} | pair("0002") | {"truth/0002.pfm": PIXELS})
+    check_pairing("folder", tmp_path, lonely, pair("0000") | {"truth/0000.pfm": PIXELS}, **PAIR, disparity="truth/*.pfm")
+
+
 def test_a_named_file_that_is_missing_is_said(tmp_path):
-    pair(tmp_path)
-    save(tmp_path / "truth/0001.pfm", PIXELS)
+    write(tmp_path, pair() | {"truth/0001.pfm": PIXELS})
     with pytest.raises(UserError, match=r"left/0001\.png has no occluded"):
         folder(tmp_path, disparity="truth/*.pfm", occluded="hidden/*.png")
 
