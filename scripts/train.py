@@ -59,14 +59,16 @@ def _train(name: str, overrides: tuple[str, ...], options: dict) -> None:
     from train.loop import train
     from train.plan import dry_run
     from train.run import Options, build_run
+    from train.signals import StopSignals
 
     configure_logging()
     path = find_config(name)
-    with build_run(load_config(path, overrides), Options(**options, config_suffix=path.suffix)) as run:
+    config, settings = load_config(path, overrides), Options(**options, config_suffix=path.suffix)
+    with StopSignals() as stop, build_run(config, settings) as run:
         if run.options.dry_run:
             click.echo(dry_run(run))
         else:
-            train(run)
+            train(run, stop)
 
 
 if __name__ == "__main__":

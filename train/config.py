@@ -7,9 +7,9 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from train.losses import LossTerm
 from utils.errors import UserError, did_you_mean
@@ -202,6 +202,23 @@ class TrackersConfig(Section):
     """Write TensorBoard files to `<workspace>/tensorboard` (extra `tensorboard`)."""
 
 
+class CheckpointsConfig(Section):
+    """Which saved steps stay on the disk. The newest always does, and others are deleted only when a newer one is complete."""
+
+    keep_last: int | None = Field(None, ge=2)
+    """The newest so many; from 2, so that one is left to fall back on should the newest turn out damaged. None keeps all."""
+    keep_every: int | None = Field(None, gt=0)
+    """Beside these, every step that is a multiple of it."""
+
+    @model_validator(mode="after")
+    def _both(self) -> Self:
+        if self.keep_every is not None and self.keep_last is None:
+            raise ValueError(
+                "keep_every without keep_last deletes nothing; give keep_last, the number of newest checkpoints to keep, as well"
+            )
+        return self
+
+
 class TrainingConfig(Section):
     """Rules of the update that belong to the experiment and not to the machine."""
 
@@ -228,6 +245,7 @@ class RunConfig(Section):
     ema: EmaConfig = EmaConfig()
     validation: ValidationConfig = ValidationConfig()
     trackers: TrackersConfig = TrackersConfig()
+    checkpoints: CheckpointsConfig = CheckpointsConfig()
     training: TrainingConfig = TrainingConfig()
 
     def dump(self) -> dict[str, Any]:

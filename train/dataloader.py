@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from train.config import DataConfig
 from train.datasets import SampleError, StereoDataset
 from train.sample import StereoBatch, StereoSample
+from train.signals import ignore_stop_signals
 from train.sources import Source
 from utils.errors import UserError, shorten
 
@@ -183,7 +184,8 @@ def collate(items: list[Loaded]) -> StereoBatch:
 
 
 def start_worker(_: int) -> None:
-    """One thread per worker: the workers are the parallelism."""
+    """One thread per worker: the workers are the parallelism. When they end is said by the process that they load for."""
+    ignore_stop_signals()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
@@ -216,7 +218,8 @@ class TrainLoader:
         self.wait_s = 0.0
         self.broken: dict[str, str] = {}
         self.restarts = 0
-        self._data, self._workers, self._accumulate = data, workers, accumulate
+        self.workers = workers
+        self._data, self._accumulate = data, accumulate
         self._plan = Plan(mix, batch, accumulate, rank, ranks, first_step * accumulate, steps * accumulate)
         self._micro = first_step * accumulate  # the next micro-batch, counted from the first of step 0
         self._restarted_at = -1
@@ -227,8 +230,8 @@ class TrainLoader:
             BatchDataset(self._plan.mix),
             batch_size=None,  # what the plan gives is a whole batch already
             sampler=replace(self._plan, first=self._micro),
-            num_workers=self._workers,
-            prefetch_factor=self._data.prefetch if self._workers else None,
+            num_workers=self.workers,
+            prefetch_factor=self._data.prefetch if self.workers else None,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=start_worker,
             generator=torch.Generator(),  # its own, so that starting a loader draws nothing from the network's stream
@@ -273,7 +276,7 @@ class TrainLoader:
         self._restarted_at = self._micro
         self.restarts += 1
         log.warning("%s; its batches are loaded again (restart %d of at most %d)", reason, self.restarts, MOST_RESTARTS)
-        self._batches = None  # ends the other workers
+        self.close()
         self._batches = self._start()
 
     def _count(self, broken: dict[str, str]) -> None:
@@ -290,8 +293,12 @@ class TrainLoader:
             )
 
     def close(self) -> None:
-        """End the workers."""
+        """End the workers. Torch asks them to, and gives each five seconds before a signal that they ignore."""
+        workers = getattr(self._batches, "_workers", [])
         self._batches = None
+        for worker in workers:
+            if worker.is_alive():
+                worker.kill()
 
 
 @contextmanager

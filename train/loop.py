@@ -10,11 +10,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast
+from accelerate.utils import broadcast, gather_object
 from torch import Tensor
 from tqdm import tqdm
 
@@ -22,42 +22,44 @@ from train.dataloader import MixtureDataset, plan_batch, torch_seed
 from train.evaluation import constant_epe, validate
 from train.preview import save_previews
 from train.run import Run
-from train.sample import StereoSample
+from train.sample import StereoBatch, StereoSample
+from train.signals import StopSignals
 from utils.errors import UserError, shorten
-from utils.versions import peak_memory_gib, versions
+from utils.versions import peak_memory_gib
 
 log = logging.getLogger("stereofoundry")
 
 PREVIEWS = 8
 
 
-def train(run: Run) -> None:
-    """Steps from `run.first_step` to the end: measure, update, report, save, in that order."""
-    options, config = run.options, run.config
-    total = options.num_iterations
+def train(run: Run, stop: StopSignals) -> None:
+    """Steps from `run.first_step` to the end, or to a signal: update, report, measure, save, in that order."""
+    options, total = run.options, run.options.num_iterations
     if run.first_step >= total:
         log.info("nothing to do: step %d of %d is reached; raise --num_iterations to go on", run.first_step, total)
-    elif len(run.held) and config.validation.at_start and run.first_step == 0:
-        report_validation(run, 0)
+    elif run.unmeasured or (run.config.validation.at_start and run.first_step == 0):
+        measure(run, run.first_step)
     watched = run.accelerator.is_main_process and sys.stderr.isatty()  # elsewhere log lines say the same
     bar = tqdm(total=total, initial=run.first_step, disable=not watched, unit="step", mininterval=1.0, dynamic_ncols=True)
-    pace = Pace(run)
+    pace, done = Pace(run), run.first_step
     for step in range(run.first_step, total):
+        stop.spread(run.accelerator)
         with pace.step():
             update(run, step)
         done = step + 1
+        run.stopped = stop.agreed()
         bar.update()
         pace.show(bar)
         if due(done, options.log_every, total):
             report_training(run, done, pace)
-        if due(done, config.validation.every, total) and len(run.held):
-            report_validation(run, done)
-        if due(done, options.vis_every, total if options.vis_every else 0):
-            report_previews(run, done)
-        if due(done, options.save_every, total):
+        if not run.stopped:  # who asks for an end may not wait for it: what is due now is measured first by the run that goes on
+            measure(run, done)
+        if due(done, options.save_every, done if run.stopped else total):
             save(run, done)
+        if run.stopped:
+            break
     bar.close()
-    finish(run)
+    finish(run, done)
 
 
 def due(done: int, every: int, total: int) -> bool:
@@ -69,55 +71,88 @@ def update(run: Run, step: int) -> None:
     """One optimizer update from all micro-batches of `step`. A gradient that is not finite moves nothing, on any process."""
     torch.manual_seed(torch_seed(run.options.seed, step, run.accelerator.process_index))
     run.model.train()
-    keys: list[str] = []
-    seen = []
+    seen: list[Seen] = []
     for batch in run.loader.batches(step):
-        names = [f"{name}/{key}" for name, key in zip(batch.datasets, batch.keys, strict=True)]
         if run.anomaly is not None:
-            run.anomaly.at(step, names)
+            run.anomaly.at(step, names(batch))
         with run.accelerator.accumulate(run.model):
             batch = batch.to(run.accelerator.device)
             output = run.model(batch.left, batch.right, iters=run.config.training.iterations)
             loss, parts = run.objective(output, batch)
             run.accelerator.backward(loss)
-        seen.append((parts, output.disparity.detach(), batch))
-        keys += names
+        seen.append(Seen(parts, output.disparity.detach(), batch))
     if run.anomaly is not None and run.accelerator.scaler is None:  # with a scaler, infinite gradients are its business
         run.anomaly.look_at_gradients()
     norm = run.accelerator.clip_grad_norm_(run.model.parameters(), run.config.training.clip_norm)
-    if apply_update(run, norm, step, keys):  # what a skipped update saw would make the means of its whole window NaN
-        for parts, disparity, batch in seen:
-            run.means.add(parts, run.objective.counts(batch))
-            run.metrics.add(disparity, batch.disparity, batch.valid, batch.datasets)
+    if not apply_update(run, norm):  # what it saw would make the means of its whole window NaN
+        report_skipped(run, step, norm, seen)
+        return
+    run.means.add({"grad_norm": norm})
+    for parts, disparity, batch in seen:
+        run.means.add(parts, run.objective.counts(batch))
+        run.metrics.add(disparity, batch.disparity, batch.valid, batch.datasets)
 
 
-def apply_update(run: Run, norm: Tensor, step: int, keys: list[str]) -> bool:
+def apply_update(run: Run, norm: Tensor) -> bool:
     """Optimizer, schedule, average and batch-norm statistics move together or not at all.
 
     The norm is that of the reduced gradient: all processes decide alike. Returns whether the update was taken.
     """
-    finite = math.isfinite(norm)
-    if finite or run.accelerator.scaler is not None:  # the scaler skips by itself, and must see the step to lower its scale
+    taken = math.isfinite(norm)
+    if taken:
         run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
-    if finite and not run.accelerator.optimizer_step_was_skipped:
-        run.means.add({"grad_norm": norm})
         run.schedule.step()
         if run.ema is not None:
             run.ema.update(run.network)
         run.statistics.keep()
         run.skipped_in_row = 0
-        return True
-    run.statistics.restore()
-    run.skipped += 1
-    run.skipped_in_row += 1
-    log.warning("step %d skipped: the gradient norm is %s; samples of this process: %s", step, float(norm), shorten(keys))
+    else:
+        if run.accelerator.scaler is not None:  # it has seen the infinite gradients when they were unscaled, and lowers its scale
+            run.accelerator.scaler.update()
+        run.statistics.restore()
+        run.skipped += 1
+        run.skipped_in_row += 1
+    run.optimizer.zero_grad(set_to_none=True)
+    return taken
+
+
+# ---- what was wrong with an update ------------------------------------------------------------------------------------------------------
+
+
+class Seen(NamedTuple):
+    """A micro-batch and what came of it: the parts of its loss, (B, H, W) disparity in pixels."""
+
+    parts: dict[str, Tensor]
+    disparity: Tensor
+    batch: StereoBatch
+
+
+def names(batch: StereoBatch) -> list[str]:
+    """Data set and key of every sample."""
+    return [f"{name}/{key}" for name, key in zip(batch.datasets, batch.keys, strict=True)]
+
+
+def report_skipped(run: Run, step: int, norm: Tensor, seen: list[Seen]) -> None:
+    """Name the samples of a step, of all processes: those where something is not finite, or all. Too many such steps are a UserError."""
+    mine = [(name, bad) for one in seen for name, bad in zip(names(one.batch), not_finite(one), strict=True)]
+    found: list[tuple[str, bool]] = gather_object(mine)  # the norm is the same everywhere: all processes are here
+    bad = [name for name, it_is in found if it_is]
+    samples = f"not finite in {shorten(bad)}" if bad else f"loss and prediction are finite in {shorten(name for name, _ in found)}"
+    if run.accelerator.is_main_process:
+        log.warning("step %d skipped: the gradient norm is %s; %s", step, float(norm), samples)
     if run.skipped_in_row >= run.config.training.max_skipped:
         raise UserError(
-            f"{run.skipped_in_row} updates in a row had a gradient that is not finite (training.max_skipped), the last at step {step} with "
-            f"the samples {shorten(keys)}; look at these samples, lower the learning rate, or use --precision bf16 in place of fp16"
+            f"{run.skipped_in_row} updates in a row had a gradient that is not finite (training.max_skipped), the last at step {step}: "
+            f"{samples}; look at these samples, lower the learning rate, or use --precision bf16 in place of fp16"
         )
-    return False
+
+
+def not_finite(seen: Seen) -> list[bool]:
+    """Per sample, whether its images, ground truth or prediction are not; of a loss that is not finite without that, all are suspected."""
+    batch = seen.batch
+    values = (batch.left, batch.right, batch.disparity, seen.disparity)
+    rows = torch.stack([value.flatten(1).isfinite().all(dim=1) for value in values]).all(dim=0).logical_not().tolist()
+    return rows if any(rows) else [not math.isfinite(seen.parts["loss"])] * len(rows)
 
 
 # ---- report -----------------------------------------------------------------------------------------------------------------------------
@@ -184,6 +219,15 @@ def report_training(run: Run, done: int, pace: Pace) -> None:
     )  # fmt: skip
 
 
+def measure(run: Run, done: int) -> None:
+    """Validation and previews, where they are due."""
+    options, every = run.options, run.config.validation.every
+    if len(run.held) and (done == 0 or due(done, every, options.num_iterations)):
+        report_validation(run, done)
+    if done and due(done, options.vis_every, options.num_iterations):
+        report_previews(run, done)
+
+
 def report_validation(run: Run, done: int) -> None:
     """Metrics on the held samples. All processes measure the weights and statistics of the first."""
     start = time.perf_counter()
@@ -233,8 +277,8 @@ def predict(run: Run, sample: StereoSample) -> np.ndarray:
 
 
 def save(run: Run, done: int) -> None:
-    """The three files of a step, by the first process. What must be summed over processes is summed before."""
-    means, metrics = run.means.state_dict(run.sum_over_processes), run.metrics.state_dict(run.sum_over_processes)
+    """Hand the three files of a step to the saver, on the first process. Sums are kept as each process has them."""
+    means, metrics = run.means.state_dict(run.accelerator.gather), run.metrics.state_dict(run.accelerator.gather)
     if not run.accelerator.is_main_process:
         return
     about = {"step": done, "model_config": run.config.model, "config": run.config.dump()}
@@ -251,29 +295,33 @@ def save(run: Run, done: int) -> None:
             "metrics": metrics,
             "skipped": run.skipped,
             "skipped_in_row": run.skipped_in_row,
+            "broken": run.loader.broken,
+            "unmeasured": run.stopped,
             "options": run.options.dump(),
-            "versions": versions(),
+            "processes": run.accelerator.num_processes,
+            "versions": run.versions,
             "run_id": run.tracker.run_id,
         },
     }
     if run.ema is not None:
         parts["ema"] = weights | run.ema.state_dict()
-    checkpoint = run.checkpoints.save(done, parts)
-    if run.config.trackers.log_checkpoints == "all":
-        for part in parts:
-            run.tracker.artifact(checkpoint.path(part), "checkpoint")
-    run.tracker.tag("checkpoint", str(checkpoint.path("model").resolve()))
+    run.saver.save(done, parts)
 
 
-def finish(run: Run) -> None:
-    """Hand the averaged weights to the trackers and say where everything is."""
+def finish(run: Run, done: int) -> None:
+    """Wait for the last checkpoint, hand the averaged weights to the trackers, and say where everything is or how to continue."""
     if not run.accelerator.is_main_process:
         return
-    last = run.checkpoints.latest()
-    if last is None:
+    run.saver.finish()
+    last = run.saver.newest
+    if run.stopped:
+        saved = "" if last is not None and last.step == done else ", which is not saved, as --save_every 0 asks"
+        how = f"to continue, --workspace {run.options.workspace} --checkpoint latest and the other options as they were"
+        log.info("stopped by a signal after step %d of %d%s; %s", done, run.options.num_iterations, saved, how)
+    elif last is None:
         log.info("done; no checkpoint was saved, as --save_every 0 asks")
-        return
-    result = last.path("ema" if last.path("ema").exists() else "model")
-    if run.config.trackers.log_checkpoints == "final":
-        run.tracker.artifact(result, "checkpoint")
-    log.info("done: weights in %s%s", result, "; `mlflow ui` shows the run" if run.options.enable_mlflow else "")
+    else:
+        result = last.path("ema" if last.path("ema").exists() else "model")
+        if run.config.trackers.log_checkpoints == "final":
+            run.tracker.artifact(result, "checkpoint")
+        log.info("done: weights in %s%s", result, "; `mlflow ui` shows the run" if run.options.enable_mlflow else "")

@@ -16,6 +16,7 @@ from utils.registry import Registry
 
 METRICS = Registry("metric")
 SumCount = tuple[Tensor, Tensor]
+Gather = Callable[[Tensor], Tensor]
 VALIDATED = ("epe", "rmse", "bad_0.5", "bad_1", "bad_2", "bad_3", "d1", "d3", "d1_all")  # while training; `scores` takes what a suite names
 
 
@@ -160,13 +161,16 @@ class Means:
         """The means of this process so far, for a progress bar. Waits for the device."""
         return self._means(self._sums)
 
-    def state_dict(self, reduce: Callable[[Tensor], Tensor] | None = None) -> dict[str, Tensor]:
-        """What was added since the last `reduce`, over all ranks where `reduce` is given. To be loaded on one rank only then."""
-        return _pack(self.keys, self._sums, reduce)
+    def state_dict(self, gather: Gather | None = None) -> dict[str, Tensor]:
+        """What was added since the last `reduce`, (ranks, 2) per key: a sum over ranks would not give the same bits when it is taken later.
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Replace everything; keys that only one side knows are passed over."""
-        self._sums = _unpack(self.keys, self._sums, state)
+        gather: concatenates a tensor over ranks, e.g. `accelerator.gather`.
+        """
+        return _pack(self.keys, self._sums, gather)
+
+    def load_state_dict(self, state: Mapping[str, Tensor], rank: int = 0, ranks: int = 1) -> None:
+        """Replace everything by what this rank had; with another number of ranks the first takes all. Unknown keys are passed over."""
+        self._sums = _unpack(self.keys, self._sums, state, rank, ranks)
 
     def _means(self, sums: Tensor) -> dict[str, float]:
         return {key: total / count for key, (total, count) in zip(self.keys, sums.tolist(), strict=True) if count}
@@ -221,24 +225,29 @@ class MetricSums:
         """A new start."""
         self._sums = torch.zeros_like(self._sums)
 
-    def state_dict(self, reduce: Callable[[Tensor], Tensor] | None = None) -> dict[str, Tensor]:
-        """The sums, over all ranks where `reduce` is given. To be loaded on one rank only then."""
-        return _pack(self._keys(), self._sums.flatten(0, 1), reduce)
+    def state_dict(self, gather: Gather | None = None) -> dict[str, Tensor]:
+        """The sums, (ranks, 2) per data set and metric; see `Means.state_dict`."""
+        return _pack(self._keys(), self._sums.flatten(0, 1), gather)
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Replace everything; data sets and metrics that only one side knows are passed over."""
-        self._sums = _unpack(self._keys(), self._sums.flatten(0, 1), state).view_as(self._sums)
+    def load_state_dict(self, state: Mapping[str, Tensor], rank: int = 0, ranks: int = 1) -> None:
+        """Replace everything; see `Means.load_state_dict`."""
+        self._sums = _unpack(self._keys(), self._sums.flatten(0, 1), state, rank, ranks).view_as(self._sums)
 
     def _keys(self) -> list[str]:
         return [f"{dataset}/{name}" for dataset in self.datasets for name in self.metrics]
 
 
-def _pack(keys: Sequence[str], sums: Tensor, reduce: Callable[[Tensor], Tensor] | None) -> dict[str, Tensor]:
-    sums = sums.clone() if reduce is None else reduce(sums.clone())
-    return dict(zip(keys, sums.cpu().unbind(), strict=True))
+def _pack(keys: Sequence[str], sums: Tensor, gather: Gather | None) -> dict[str, Tensor]:
+    rows = sums.clone()[None]  # (ranks, keys, 2)
+    rows = rows if gather is None else gather(rows)
+    return dict(zip(keys, rows.cpu().unbind(dim=1), strict=True))
 
 
-def _unpack(keys: Sequence[str], sums: Tensor, state: Mapping[str, Tensor]) -> Tensor:
-    if not keys:
-        return sums
-    return torch.stack([state[key].to(sums) if key in state else torch.zeros_like(sums[0]) for key in keys])
+def _unpack(keys: Sequence[str], sums: Tensor, state: Mapping[str, Tensor], rank: int, ranks: int) -> Tensor:
+    found = torch.zeros_like(sums)
+    for row, key in zip(found, keys, strict=True):
+        if key in state and len(state[key]) == ranks:
+            row.copy_(state[key][rank])
+        elif key in state and rank == 0:
+            row.copy_(state[key].sum(dim=0))
+    return found

@@ -4,39 +4,54 @@ The steps themselves are in `loop`.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin
+from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list
 from torch import Tensor, nn
 
 from core import MODELS
 from train.anomaly import AnomalyDetector
-from train.checkpoint import Checkpoint, Checkpoints
+from train.checkpoint import SUFFIXES, Checkpoint, Checkpoints
 from train.config import RunConfig, differences, flatten
 from train.dataloader import Mixture, TrainLoader, default_workers
 from train.ema import Ema, LastStatistics
 from train.evaluation import ValidationSet
 from train.losses import Objective
 from train.metrics import Means, MetricSums
+from train.preflight import check_writable, report_preflight
+from train.saving import Saver
 from train.sources import check_caches, open_sources
 from train.start import Start, check_crops, load_weights, report_start, start_from_checkpoint, start_from_file, start_new
-from train.trackers import Tracker, build_trackers
+from train.trackers import PATIENCE_S, Tracker, build_trackers
 from train.utils import build_lr_scheduler, build_optimizer
 from utils.errors import UserError, shorten
-from utils.files import format_config, write_atomic
+from utils.files import format_config, remove_leftovers, write_atomic
 from utils.versions import versions
 
 log = logging.getLogger("stereofoundry")
 
 TRAIN_METRICS = ("epe", "bad_1", "d1_all")
 RESUMED = {
-    "step", "optimizer", "lr_scheduler", "scaler", "means", "metrics", "skipped", "skipped_in_row", "config", "options", "run_id"
+    "step", "optimizer", "lr_scheduler", "scaler", "means", "metrics", "skipped", "skipped_in_row", "broken", "unmeasured", "config",
+    "options", "processes", "versions", "run_id",
 }  # fmt: skip
-NOT_COMPARED = {"workspace", "checkpoint", "init_only", "num_iterations", "dry_run", "detect_anomaly"}  # options that change no number
+NOT_COMPARED = {
+    "workspace",
+    "checkpoint",
+    "init_only",
+    "num_iterations",
+    "dry_run",
+    "detect_anomaly",
+    "checkpoints.keep_last",
+    "checkpoints.keep_every",
+}  # fmt: skip - what changes no number
+SPLIT = {"batch_size_forward", "gradient_accumulation_steps"}  # how the samples of a step are shared out
+STOP_PATIENCE_S = 15.0  # for the trackers of a run that was told to end
 
 
 @dataclass(frozen=True)
@@ -84,23 +99,31 @@ class Run:
     held: ValidationSet
     loader: TrainLoader
     checkpoints: Checkpoints
+    saver: Saver
     tracker: Tracker
     first_step: int
     means: Means
     metrics: MetricSums
     sources: dict[str, str]  # part of the network -> where its first weights came from
     carried: dict[str, Tensor]  # entries of published weights that the network has no place for; every checkpoint holds them
+    versions: dict[str, str]
     anomaly: AnomalyDetector | None = None
     skipped: int = 0
     skipped_in_row: int = 0
+    stopped: bool = False  # by a signal
+    unmeasured: bool = False  # the run that it goes on from was stopped before it could validate
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """End workers and trackers however the run ends; what it recorded says how."""
+        """End workers, writer and trackers however the run ends; what it recorded says how."""
         self.loader.close()
-        self.tracker.close("FINISHED" if kind is None else "KILLED" if kind is KeyboardInterrupt else "FAILED")
+        interrupted = kind is KeyboardInterrupt
+        if not interrupted:
+            self.saver.wait()
+        status = "KILLED" if interrupted or self.stopped else "FINISHED" if kind is None else "FAILED"
+        self.tracker.close(status, STOP_PATIENCE_S if status == "KILLED" else PATIENCE_S)
         if kind is None:
             self.accelerator.end_training()
 
@@ -120,8 +143,10 @@ class Run:
 def build_run(config: RunConfig, options: Options) -> Run:
     """Everything up to the first step. Raises UserError for what the user can mend; nothing was overwritten then."""
     accelerator = _build_accelerator(options)
+    if not options.dry_run:
+        check_writable(options.workspace)
     checkpoints = Checkpoints(options.workspace / "checkpoint")
-    start = _find_start(checkpoints, options)
+    start = on_first_process(accelerator, lambda: _find_start(checkpoints, options))
     mix, held = build_data(config, options)
     begun = _begin(config, options, accelerator, start)
     network, config = begun.network, begun.config
@@ -146,17 +171,20 @@ def build_run(config: RunConfig, options: Options) -> Run:
         held=held,
         loader=_build_loader(config, options, mix, accelerator, first_step=0 if state is None else state.get("step", 0)),
         checkpoints=checkpoints,
+        saver=Saver(checkpoints, config.checkpoints, lambda checkpoint: _record_checkpoint(run, checkpoint)),
         tracker=Tracker(),
         first_step=0,
         means=Means([*objective.keys, "grad_norm"], accelerator.device),
         metrics=MetricSums([source.name for source in mix.sources], TRAIN_METRICS, device=accelerator.device),
         sources=begun.sources,
         carried=begun.carried,
+        versions=versions(),
     )
     if start is not None and state is not None:
         restore(run, start, state)
     if options.detect_anomaly:
         run.anomaly = AnomalyDetector(network)
+    report_preflight(run)
     if accelerator.is_main_process and not options.dry_run:
         _open_workspace(run, start, state)
     accelerator.wait_for_everyone()
@@ -232,6 +260,23 @@ def _find_start(checkpoints: Checkpoints, options: Options) -> Checkpoint | None
     return start
 
 
+def on_first_process(accelerator: Accelerator, function: Callable[[], Checkpoint | None]) -> Checkpoint | None:
+    """What `function` finds on the first process, on all: looking at the same files a moment later could find something else.
+
+    Raises its UserError on all.
+    """
+    found: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            found[0] = function()
+        except UserError as error:
+            found[1] = str(error)
+    broadcast_object_list(found)
+    if found[1] is not None:
+        raise UserError(found[1])
+    return found[0]
+
+
 def check_sizes(config: RunConfig) -> None:
     """Raises UserError for a crop that the network cannot take."""
     multiple = MODELS[config.model["type"]].multiple
@@ -269,15 +314,37 @@ def restore(run: Run, start: Checkpoint, state: dict[str, Any]) -> None:
             average = start.load("ema")
             load_weights(run.ema.module, average, start.path("ema"), run.config)
             run.ema.num_updates = average.get("num_updates", 0)
+        elif state["options"]["enable_ema"]:
+            raise UserError(f"{start.path('ema')}: no such file, and the run that wrote the checkpoint had one; restore it")
         else:
             log.warning("%s: no averaged weights; the average starts from the weights", start.path("ema").name)
-    if run.accelerator.is_main_process:  # they are sums over all processes
-        run.means.load_state_dict(state["means"])
-        run.metrics.load_state_dict(state["metrics"])
-    run.skipped, run.skipped_in_row = state["skipped"], state["skipped_in_row"]
+    rank, ranks = run.accelerator.process_index, run.accelerator.num_processes
+    run.means.load_state_dict(state["means"], rank, ranks)
+    run.metrics.load_state_dict(state["metrics"], rank, ranks)
+    run.skipped, run.skipped_in_row, run.unmeasured = state["skipped"], state["skipped_in_row"], state["unmeasured"]
+    if run.accelerator.is_main_process:  # each process counts its own, the checkpoint has the first one's
+        run.loader.broken |= state["broken"]
     run.first_step = state["step"]
+    _report_differences(run, state)
+
+
+def _report_differences(run: Run, state: dict[str, Any]) -> None:
+    """What is not as it was in the run that this one goes on from, as log lines of the first process."""
+    if not run.accelerator.is_main_process:
+        return
+    options = state["options"]
+    before = options["batch_size_forward"] * options["gradient_accumulation_steps"] * state["processes"]
+    if before != run.samples_per_step:
+        log.warning("a step now has %d samples, and had %d: the samples are others than without the break", run.samples_per_step, before)
+    elif state["processes"] != run.accelerator.num_processes:
+        log.info(
+            "the %d samples of each step are the same, on %d processes, not %d", before, run.accelerator.num_processes, state["processes"]
+        )
+    if changed := differences(run.versions, state["versions"]):
+        listed = ", ".join(f"{name} {state['versions'].get(name)} -> {run.versions.get(name)}" for name in sorted(changed))
+        log.info("versions that differ from the checkpoint's: %s", listed)
     for name, ours, theirs in (("configuration", run.config.dump(), state["config"]), ("options", run.options.dump(), state["options"])):
-        if changed := differences(flatten(ours), flatten(theirs)) - NOT_COMPARED:
+        if changed := differences(flatten(ours), flatten(theirs)) - NOT_COMPARED - (SPLIT if before == run.samples_per_step else set()):
             log.warning("continuing with %s that differ from the checkpoint's in %s", name, shorten(sorted(changed)))
     if run.config.optimizer != state["config"]["optimizer"]:
         log.warning("the optimizer goes on with the rates and settings of the checkpoint, not with those of the configuration")
@@ -288,15 +355,27 @@ def _open_workspace(run: Run, start: Checkpoint | None, state: dict[str, Any] | 
     workspace = run.options.workspace
     same_run = start is not None and start.inside(run.checkpoints)
     try:
+        for folder in (workspace, run.checkpoints.folder):
+            remove_leftovers(folder)
         for suffix in {".json", run.options.config_suffix}:
             write_atomic(workspace / f"config{suffix}", format_config(run.config.dump(), suffix))
-        if same_run and (aside := run.checkpoints.rewind(start.step)) is not None:
-            log.warning("continuing from step %d: the later checkpoints are now in %s", start.step, aside)
+        step = start.step if same_run else 0
+        if (aside := run.checkpoints.rewind(step)) is not None:
+            log.warning("continuing from step %d: the files of later checkpoints are now in %s", step, aside)
     except OSError as error:
         raise UserError(f"{workspace}: cannot be written ({error.strerror}); pass a --workspace that can") from None
     run_id = state["run_id"] if state is not None and same_run else None
     run.tracker = build_trackers(
         run.config.trackers, workspace, enable_mlflow=run.options.enable_mlflow, run_id=run_id, step=run.first_step
     )
-    run.tracker.start(params={**run.config.dump(), "options": run.options.dump(), "versions": versions()})
+    run.tracker.start(params={**run.config.dump(), "options": run.options.dump(), "versions": run.versions})
     run.tracker.artifact(workspace / f"config{run.options.config_suffix}")
+    run.saver.newest = start if same_run else None
+
+
+def _record_checkpoint(run: Run, checkpoint: Checkpoint) -> None:
+    """Tell the trackers of files that are on the disk."""
+    if run.config.trackers.log_checkpoints == "all":
+        for path in filter(Path.exists, map(checkpoint.path, SUFFIXES)):
+            run.tracker.artifact(path, "checkpoint")
+    run.tracker.tag("checkpoint", str(checkpoint.path("model").resolve()))

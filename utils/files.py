@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 import tomllib
 from collections.abc import Callable, Mapping
@@ -40,6 +41,12 @@ def write_atomic(path: Path, content: bytes | str | Callable[[BinaryIO], object]
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what writers of `folder` that were killed left behind, `.*.tmp`. Not while another process may be writing there."""
+    for path in folder.glob(".*.tmp"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def sha256(path: Path) -> str:

@@ -50,9 +50,11 @@ def test_a_run_leaves_checkpoints_configuration_metrics_and_previews(train, tiny
     assert outcome.code == 0, outcome.output
     run = tmp_path / "run"
     names = {path.name for path in (run / "checkpoint").iterdir()}
-    assert names == {f"{step:08d}{part}.pt" for step in (2, 4) for part in ("", "_optimizer", "_ema")} | {"latest.pt"}
+    parts = (".pt", "_optimizer.pt", "_ema.pt", ".json")
+    assert names == {f"{step:08d}{part}" for step in (2, 4) for part in parts} | {"latest.pt"}
     for name in names:
-        torch.load(run / "checkpoint" / name, weights_only=True)
+        if name.endswith(".pt"):
+            torch.load(run / "checkpoint" / name, weights_only=True)
     effective = json.loads((run / "config.json").read_text())
     assert effective["optimizer"]["type"] == "AdamW" and effective["model"]["corr_radius"] == 4
     assert torch.load(run / "checkpoint" / "00000004_optimizer.pt", weights_only=True)["config"] == effective
