@@ -27,7 +27,7 @@ def build_predictor(
 ) -> Predict:
     """sample -> float32 (H, W) disparity in pixels, at its own size.
 
-    checkpoint: "sgbm", or whatever `load.load_trained` takes. iterations: the network's own number where not given. cascades: coarse-to-fine
+    checkpoint: "sgbm", or what `load.load_trained` takes. iterations: the network's own number where not given. cascades: coarse-to-fine
     levels, each half the size of the next. changes: keys of the model section that are to differ from the file's.
     """
     if checkpoint == SGBM:
