@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from train.datasets.base import DATASETS
-from train.datasets.layout import FileDataset, Files, field_names, from_glob, open_files, read_pair
+from train.datasets.layout import FileDataset, Files, field_names, from_glob, open_files, read_pair, restrict
 from train.datasets.readers import depth_disparity, known, looks_sparse, need, read_array, read_exr, read_fsd_disparity, read_mask
 from train.sample import StereoSample
 from utils.calibration import Calibration
@@ -71,7 +71,7 @@ def folder(
     patterns |= {"valid": valid, "occluded": occluded, "calibration": calibration}
     templates = {role: _template(role, pattern) for role, pattern in patterns.items() if pattern is not None}
     _check_fields(templates)
-    camera = None if focal_px is None else (focal_px, baseline_m, doffs_px)
+    camera = None if focal_px is None or baseline_m is None else (focal_px, baseline_m, doffs_px)
     load = partial(_load, form=form, entry=entry, scale=scale or 1.0, depth=depth is not None, camera=camera, sparse=sparse)
     key = "/".join(f"{{{name}}}" for name in field_names(templates["left"])) or left.rsplit(".", 1)[0]
     return open_files("folder", path, templates, load, key=key, allow_unpaired=allow_unpaired)
@@ -126,12 +126,11 @@ def _load(
 
     sample = read_pair(files, decode)
     shape = sample.disparity.shape
-    valid = sample.valid & _mask(files["valid"], shape) if "valid" in files else sample.valid
+    if "valid" in files:
+        sample = restrict(sample, _mask(files["valid"], shape))
     return sample.replace(
-        disparity=np.where(valid, sample.disparity, np.float32(0)),
-        valid=valid,
         occluded=_mask(files["occluded"], shape) if "occluded" in files else None,
-        sparse=looks_sparse(valid) if sparse is None else sparse,
+        sparse=looks_sparse(sample.valid) if sparse is None else sparse,
         calibration=_calibration(files, camera, shape),
     )
 

@@ -30,8 +30,7 @@ def middlebury2001(path: Path | None, *, allow_unpaired: bool = False) -> FileDa
 
     Scharstein and Szeliski, IJCV 2002.
     """
-    here = path is not None and path.is_dir()
-    there = [scene for scene, views in VIEWS_2001.items() if here and find(path, f"{scene}/{views[0]}.{{suffix}}")]
+    there = [] if path is None or not path.is_dir() else [s for s, views in VIEWS_2001.items() if find(path, f"{s}/{views[0]}.{{suffix}}")]
     scenes = there or ["{scene}"]
     return join_files([_open("middlebury2001", path, scene, VIEWS_2001[scene], _load_2001, allow_unpaired) for scene in scenes])
 

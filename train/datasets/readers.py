@@ -106,7 +106,7 @@ def read_nocc_mask(path: Path) -> np.ndarray:
 def read_mask(path: Path) -> np.ndarray:
     """bool (H, W), where a picture (any of its channels) or an NPY array is not 0."""
     values = read_array(path) if path.suffix == ".npy" else read_raw(path)
-    return values.any(axis=2) if values.ndim == 3 else values != 0
+    return (values if values.ndim == 2 else values.max(axis=2)) != 0
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
