@@ -4,12 +4,14 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
+import numpy as np
 
 from utils.calibration import Calibration
 from utils.errors import UserError
+from utils.rectification import of_projections
 
 ENTRY = re.compile(r"(\w+)\s*=\s*(\[[^\]]*\]|[^\s=]+)")  # a matrix may span lines; blanks stand anywhere
 
@@ -43,10 +45,9 @@ def read_scene_calibration(path: Path) -> Calibration | None:
     try:
         content = json.loads(path.read_bytes())
         given = content.get("calibration") or {}
-        numbers = [given.get(name) for name in ("fx", "baseline_m", "doffs")]
-        if None in numbers:
+        if None in map(given.get, ("fx", "baseline_m", "doffs")):
             return None
-        focal_px, baseline_m, doffs_px = map(float, numbers)
+        focal_px, baseline_m, doffs_px = (float(given[name]) for name in ("fx", "baseline_m", "doffs"))
         centre = None if None in (given.get("cx"), given.get("cy")) else (float(given["cx"]), float(given["cy"]))
         size = (int(content["width"]), int(content["height"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -100,8 +101,8 @@ def read_booster_calibration(path: Path, size: tuple[int, int]) -> Calibration:
         left, right = (stored.getNode(name).mat() for name in ("proj_matL", "proj_matR"))
         baseline_mm = stored.getNode("baselineLR").real()
     except (cv2.error, SystemError):
-        left = right = None
-    if left is None or right is None or min(*left.shape, *right.shape) < 3:
+        left = right = baseline_mm = None
+    if left is None or right is None or baseline_mm is None or min(*left.shape, *right.shape) < 3:
         raise UserError(f"{path}: no matrices proj_matL and proj_matR; expected the calibration as Booster has it")
     return _calibration(
         path,
@@ -112,6 +113,62 @@ def read_booster_calibration(path: Path, size: tuple[int, int]) -> Calibration:
         centre=(float(left[0, 2]), float(left[1, 2])),
         focal_y_px=float(left[1, 1]),
     )
+
+
+KittiCameras = Literal["grey", "colour"]
+KITTI_CAMERAS: dict[KittiCameras, tuple[int, int]] = {"grey": (0, 1), "colour": (2, 3)}  # left and right
+KITTI_LINE = re.compile(r"^(\w+):[ \t]*(.*)$", re.MULTILINE)
+
+
+def kitti_cameras(path: Path) -> list[KittiCameras]:
+    """The pairs whose rectified projections a KITTI `calib*.txt` holds."""
+    names = {name for name, _ in KITTI_LINE.findall(path.read_text(encoding="utf-8-sig", errors="replace"))}
+    return [
+        cameras
+        for cameras, numbers in KITTI_CAMERAS.items()
+        if any({form.format(number) for number in numbers} <= names for form in ("P{}", "P_rect_0{}"))
+    ]
+
+
+def read_kitti_calibration(path: Path, cameras: KittiCameras, size: tuple[int, int]) -> Calibration:
+    """KITTI's `calib.txt` (P0 to P3: 2012, odometry) or `calib_cam_to_cam.txt` (P_rect_00 to P_rect_03: 2015, raw); metres.
+
+    cameras: grey is the pair 0 and 1 (`image_0`, `image_00`), colour the pair 2 and 3 (`image_2`, `image_02`, `colored_0`). size: what
+    holds where the file has no S_rect (width, height). Depth is measured from the left one of the pair. Raises as the readers above.
+    """
+    lines = dict(KITTI_LINE.findall(path.read_text(encoding="utf-8-sig", errors="replace")))
+    left, right = KITTI_CAMERAS[cameras]
+    form = "P_rect_0{}" if f"P_rect_0{left}" in lines else "P{}"
+    projections = [_kitti_numbers(path, lines, form.format(number), 12).reshape(3, 4) for number in (left, right)]
+    if f"S_rect_0{left}" in lines:
+        width, height = _kitti_numbers(path, lines, f"S_rect_0{left}", 2)
+        size = (round(width), round(height))
+    return of_projections(*projections, size=size, where=path)
+
+
+def _kitti_numbers(path: Path, lines: dict[str, str], name: str, count: int) -> np.ndarray:
+    try:
+        numbers = np.array(lines.get(name, "").split(), np.float64)
+    except ValueError:
+        numbers = np.empty(0)
+    if numbers.size != count:
+        raise UserError(f"{path}: {name}: {lines.get(name, 'absent')!r}; expected {count} numbers, as KITTI's calibration has them")
+    return numbers
+
+
+def read_k_calibration(path: Path, size: tuple[int, int]) -> Calibration:
+    """FoundationStereo's `K.txt`: nine numbers of the left camera's matrix, row by row, and on the next line the baseline in metres.
+
+    size: what the matrix is for, which the file does not say.
+    """
+    lines = [line.split() for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if line.strip()]
+    try:
+        (fx, _, cx, _, fy, cy, *_), (baseline_m,) = ([float(word) for word in words] for words in lines)
+        if len(lines[0]) != 9:
+            raise ValueError
+    except ValueError:
+        raise UserError(f"{path}: expected nine numbers of K on the first line and the baseline in metres on the second") from None
+    return _calibration(path, focal_px=fx, focal_y_px=fy, baseline_m=baseline_m, size=size, centre=(cx, cy))
 
 
 def _calibration(path: Path, *, focal_px: float, focal_y_px: float, baseline_m: float, size: tuple[int, int], **others: Any) -> Calibration:
