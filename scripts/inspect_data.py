@@ -43,8 +43,9 @@ def _inspect(name: str, samples: int, pictures: int, output: Path | None, seed: 
 
     path = find_config(name)
     config = load_config(path, overrides)
-    trained, _ = build_sources(config.data.datasets, config.data, "data.datasets")
-    measured, _ = build_sources(config.validation.datasets, config.data, "validation.datasets")
+    share = config.validation.fraction  # for entries that name a part; of the others everything is looked at, and always the files
+    trained, _ = build_sources(config.data.datasets, config.data, "data.datasets", share, part="all", cached=False)
+    measured, _ = build_sources(config.validation.datasets, config.data, "validation.datasets", share, part="all", cached=False)
     sources = [*trained, *measured]
     with tqdm(total=sum(min(samples, len(source.indices)) for source in sources), unit="pair", disable=not sys.stderr.isatty()) as bar:
         limit = config.data.max_disparity or 192.0

@@ -49,12 +49,13 @@ def open_sources(config: RunConfig) -> tuple[list[Source], list[Source]]:
 
 
 def build_sources(
-    entries: Sequence[DatasetEntry], data: DataConfig, where: str, fraction: float = 0.0, part: Part = "train"
+    entries: Sequence[DatasetEntry], data: DataConfig, where: str, fraction: float = 0.0, part: Part = "train", cached: bool = True
 ) -> tuple[list[Source], list[Source]]:
     """Open the data sets of `entries` -> (the part of each that takes part, what is held back of each).
 
     fraction: share held back of entries that do not name their own. part: of those that do not name one; something is held back of
-    `train` only. Raises UserError where a folder does not hold what its type expects, and for an entry without a sample.
+    `train` only. cached: through the cache, where one is configured; else always from the files.
+    Raises UserError where a folder does not hold what its type expects, and for an entry without a sample.
     """
     kept, held = [], []
     for i, entry in enumerate(entries):
@@ -68,7 +69,7 @@ def build_sources(
         image = data.image_augmentation if entry.image_augmentation is None else entry.image_augmentation
         stereo = data.stereo_augmentation if entry.stereo_augmentation is None else entry.stereo_augmentation
         cache, read = data.cache_of(entry), dataset
-        if cache is not None and cache.enabled:
+        if cached and cache is not None and cache.enabled:
             read = Cached(
                 dataset, entry.type, folder, entry.params, root=cache.folder(f"{here}.cache"), size=cache.size, require=cache.require
             )

@@ -153,7 +153,8 @@ def test_a_cache_of_its_own_says_only_what_differs(documented):
 
 def test_the_schema_names_what_is_registered():
     schema = json.loads(json.dumps(json_schema()))
-    assert "max_disp" in schema["properties"]["model"]["properties"]
+    networks = {network["properties"]["type"]["const"]: network for network in schema["properties"]["model"]["anyOf"]}
+    assert "max_disp" in networks["foundation_stereo"]["properties"]
     assert "multi_scale_loss" in schema["$defs"]["LossTerm"]["properties"]["function"]["enum"]
     assert {"fsd", "synthetic"} <= set(schema["$defs"]["DatasetEntry"]["properties"]["type"]["enum"])
     assert schema["$defs"]["EmaConfig"]["properties"]["decay"]["description"]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from train.config import DataConfig, DatasetEntry, RunConfig
+from train.datasets.cache import Cached
 from train.sources import build_sources, hold_back, open_sources, read_list
 from utils.errors import UserError
 
@@ -134,13 +135,13 @@ def test_an_entry_without_a_sample_is_refused_by_name():
 
 
 def test_what_is_measured_is_neither_cached_nor_augmented(tmp_path):
-    from train.datasets.cache import Cached
-
     cache = {"root": str(tmp_path / "cache"), "size": (48, 32)}
     (kept,), (held,) = sources(entry(), fraction=0.2, cache=cache)
     assert isinstance(kept.dataset, Cached) and not isinstance(held.dataset, Cached)
     (own, off), _ = sources(entry(cache={"size": (64, 64)}), entry("b", cache={"enabled": False}), cache=cache)
     assert own.dataset.size == (64, 64) and own.dataset.folder.parent == tmp_path / "cache" and not isinstance(off.dataset, Cached)
+    config = data(entry(), cache=cache)
+    assert not isinstance(build_sources(config.datasets, config, "data.datasets", cached=False)[0][0].dataset, Cached)
     with pytest.raises(UserError, match=r"data.datasets\[0\].cache.root: not given"):
         sources(entry(cache={"size": (64, 64)}))
     assert np.array_equal(kept.indices, sources(entry(), fraction=0.2)[0][0].indices)
