@@ -1,4 +1,4 @@
-"""Operations on one disparity map or one image of a pair: resize, mirror, warp, depth. The only place that scales disparity.
+"""Operations on one disparity map or one image of a pair: resize, mirror, warp, depth, points. The only place that scales disparity.
 
 Disparity is in pixels of the map that carries it: when the width is scaled by s, so is disparity; scaling the height leaves it alone.
 Pixel centres follow OpenCV: (x + 0.5) * s - 0.5, the same in both eyes, so that no offset is left between them.
@@ -6,6 +6,8 @@ Pixel centres follow OpenCV: (x + 0.5) * s - 0.5, the same in both eyes, so that
 
 import cv2
 import numpy as np
+
+from utils.calibration import Calibration
 
 EDGE_PX = 1.0  # neighbours further apart than this lie on two surfaces (or on one that no camera sees: x - d would not increase)
 
@@ -74,6 +76,19 @@ def warp_right(right: np.ndarray, disparity: np.ndarray) -> tuple[np.ndarray, np
     return low + (high - low) * fraction, inside
 
 
+def left_right_agree(disparity: np.ndarray, disparity_right: np.ndarray, threshold_px: float = 1.0) -> np.ndarray:
+    """bool (H, W): the right view's disparity at `x - disparity` says the same, within the threshold.
+
+    Where it does not, the right eye sees something nearer, or one of both views was matched wrongly; nor does it beyond the right image's
+    border. disparity_right: (H, W) of the right view, x_left = x_right + disparity_right; its nearest pixel counts.
+    """
+    width = disparity.shape[1]
+    position = np.rint(np.arange(width) - disparity.astype(np.float64)).astype(np.int64)
+    inside = (position >= 0) & (position < width)
+    seen = np.take_along_axis(disparity_right, np.clip(position, 0, width - 1), axis=1)
+    return inside & (np.abs(seen - disparity) <= threshold_px)
+
+
 def disparity_to_depth(disparity: np.ndarray, focal_px: float, baseline_m: float, doffs: float = 0.0) -> np.ndarray:
     """Depth in metres, float32: focal_px * baseline_m / (disparity + doffs). 0 where disparity is not positive, which means unknown.
 
@@ -85,6 +100,21 @@ def disparity_to_depth(disparity: np.ndarray, focal_px: float, baseline_m: float
 def depth_to_disparity(depth: np.ndarray, focal_px: float, baseline_m: float, doffs: float = 0.0) -> np.ndarray:
     """The inverse of `disparity_to_depth`; 0 where depth is not positive, not finite, or gives no positive disparity."""
     return _reciprocal(depth, focal_px * baseline_m, before=0.0, after=doffs)
+
+
+def depth_to_points(depth: np.ndarray, calibration: Calibration) -> np.ndarray:
+    """float32 (H, W, 3): x to the right, y down, z forward from the left camera, metres; zeros where depth is 0.
+
+    calibration: of this size; without a principal point it is the middle of the image.
+    """
+    height, width = depth.shape
+    assert calibration.size == (width, height), f"a calibration of {calibration.size} for a map of {(width, height)}"
+    x, y = calibration.centre or ((width - 1) / 2, (height - 1) / 2)
+    columns, rows = (
+        (np.arange(width) - x) / calibration.focal_px,
+        (np.arange(height) - y) / (calibration.focal_y_px or calibration.focal_px),
+    )
+    return np.stack([depth * columns, depth * rows[:, None], depth], -1).astype(np.float32)
 
 
 def _reciprocal(values: np.ndarray, product: float, before: float, after: float) -> np.ndarray:

@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 
+from utils.calibration import Calibration
 from utils.geometry import (
     depth_to_disparity,
+    depth_to_points,
     disparity_to_depth,
+    left_right_agree,
     mirror,
     resize_disparity,
     resize_image,
@@ -103,3 +106,27 @@ def test_depth_by_hand_and_back():
     assert depth.dtype == np.float32 and depth == pytest.approx(np.array([[2, 0, 100 / 35]]))
     assert depth_to_disparity(depth, 1000, 0.1, 30) == pytest.approx(disparity, abs=1e-4)
     assert (depth_to_disparity(np.array([[np.inf, np.nan, -1.0]]), 1000, 0.1) == 0).all()
+
+
+def test_points_by_hand():
+    calibration = Calibration(focal_px=100, focal_y_px=50, baseline_m=0.1, size=(3, 2), centre=(1, 0))
+    points = depth_to_points(np.array([[2, 2, 0], [4, 4, 4]], np.float32), calibration)
+    assert points.dtype == np.float32 and points.shape == (2, 3, 3)
+    assert points[0] == pytest.approx(np.array([[-0.02, 0, 2], [0, 0, 2], [0, 0, 0]]))
+    assert points[1] == pytest.approx(np.array([[-0.04, 0.08, 4], [0, 0.08, 4], [0.04, 0.08, 4]]))
+
+
+def test_without_a_principal_point_it_is_the_middle():
+    points = depth_to_points(np.ones((3, 5), np.float32), Calibration(focal_px=10, baseline_m=0.1, size=(5, 3)))
+    assert points[1, 2] == pytest.approx([0, 0, 1]) and points[0, 0] == pytest.approx([-0.2, -0.1, 1])
+
+
+def test_left_and_right_agree_where_both_eyes_see():
+    """A near bar (disparity 3) before a far wall (1): left of the bar the wall is hidden from the right eye, and so is the first column."""
+    left = np.full((1, 10), 1, np.float32)
+    left[0, 5:7] = 3
+    right = np.full((1, 10), 1, np.float32)
+    right[0, 2:4] = 3
+    agree = left_right_agree(left, right)
+    assert agree[0].tolist() == [False, True, True, False, False, True, True, True, True, True]
+    assert not left_right_agree(left + 0.6, right - 0.6)[0, 8] and left_right_agree(left + 0.4, right, 0.5)[0, 8]
