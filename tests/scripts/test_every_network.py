@@ -1,0 +1,76 @@
+"""Every registered network through the real command: it learns, resumes exactly, is measured, and starts from its published weights."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from core import MODELS, build_model, load_model
+from core.convert import PUBLISHED, to_published
+from tests.core.networks import TINIES
+from tests.scripts.tiny import QUICK, TINY, assert_same, weights
+
+LIGHTER = [kind for kind in MODELS if kind != "foundation_stereo"]  # which the other tests of this room are about
+EVERY_TERM = {"initial": "initial_disparity_loss", "vertical": "vertical_loss", "log_variance": "uncertainty_loss"}
+
+
+@pytest.fixture
+def run_file(tmp_path):
+    """run_file(kind): a run of a network for seconds, with a loss of everything that it offers."""
+
+    def write(kind: str, **model) -> str:
+        terms = {field: {"function": function} for field, function in EVERY_TERM.items() if field in MODELS[kind].offers}
+        loss = {"stereo": {"sequence": {"function": "sequence_loss"}, **terms}}
+        data = {**TINY["data"], "image_sizes": [[64, 64]], "max_disparity": 32}
+        path = tmp_path / f"{kind}.json"
+        path.write_text(json.dumps({**TINY, "model": {"type": kind, **(model or TINIES[kind])}, "data": data, "loss": loss}))
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("kind", LIGHTER)
+def test_resume_is_exact(train, run_file, tmp_path, kind):
+    common = [*QUICK, "--config", run_file(kind)]
+    assert train(*common, "--workspace", "whole").code == 0
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    for path in (tmp_path / "parts" / "checkpoint").glob("00000004*"):
+        path.unlink()
+    outcome = train(*common, "--workspace", "parts", "--checkpoint", 2)
+    assert outcome.code == 0, outcome.output
+    for part in ("", "_ema"):
+        assert_same(weights(tmp_path / "whole", 4, part), weights(tmp_path / "parts", 4, part))
+    model = load_model(tmp_path / "whole" / "checkpoint" / "00000004_ema.pt")
+    pair = np.random.default_rng(0).integers(0, 256, (2, 50, 70, 3), dtype=np.uint8)
+    assert model.infer(*pair).shape == (50, 70)
+
+
+@pytest.mark.parametrize("kind", LIGHTER)
+def test_four_pairs_are_learned(train, run_file, tmp_path, kind):
+    options = ["--overfit", 4, "--num_iterations", 30, "--log_every", 5, "--save_every", 0, "--set", "optimizer.params[0].lr=2e-3"]
+    assert train(*QUICK, "--config", run_file(kind), "--workspace", "run", *options).code == 0
+    errors = [json.loads(line)["train/epe"] for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert errors[-1] < 0.7 * errors[0], errors
+
+
+def test_a_loss_that_a_network_cannot_serve_is_one_line(train, run_file):
+    outcome = train("--config", run_file("raft_stereo"), "--set", 'loss.stereo.start={"function": "initial_disparity_loss"}')
+    assert outcome.code == 2 and len(outcome.lines) == 1
+    assert "loss.stereo.start.function: initial_disparity_loss needs a network with 'initial'" in outcome.lines[0]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in PUBLISHED if kind in LIGHTER])
+def test_published_weights_are_fine_tuned_and_written_back(train, run_file, tmp_path, kind):
+    source = build_model({"type": kind})
+    state = to_published({"type": kind}, source.state_dict())
+    torch.save({PUBLISHED[kind].prefix + key: value for key, value in state.items()}, tmp_path / "released.pth")
+    config = run_file(kind, train_iters=2)
+    options = ["--checkpoint", tmp_path / "released.pth", "--init_only", "--num_iterations", 1, "--save_every", 1, "--workspace", "run"]
+    outcome = train(*QUICK, "--config", config, *options, "--batch_size_forward", 1)
+    assert outcome.code == 0, outcome.output
+    content = torch.load(tmp_path / "run" / "checkpoint" / "00000001.pt", weights_only=True)
+    back = to_published(content["model_config"], content["model"], content["carried"])
+    assert back.keys() == state.keys() and not all(torch.equal(back[name], state[name]) for name in state)
+    assert all(torch.equal(back[name], state[name]) for name in content["carried"]) and content["carried"]
