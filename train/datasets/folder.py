@@ -60,10 +60,14 @@ def folder(
         raise UserError("folder: PNG needs 'scale', the stored units per pixel of disparity (KITTI 256) or per metre of depth (mm 1000)")
     if scale == 0:
         raise UserError("folder: scale: found 0; expected the stored units per pixel of disparity or per metre of depth")
+    if entry is not None and form not in ("npz", "exr"):
+        raise UserError(f"folder: 'entry' names an array of an NPZ or a channel of an EXR; leave it out with {form}")
     if form == "exr":
         need("OpenEXR", "exr", "folder")
     if (focal_px is None) != (baseline_m is None) or (focal_px is not None and calibration is not None):
         raise UserError("folder: expected 'focal_px' and 'baseline_m', or 'calibration'; give both of the former, or the latter alone")
+    if doffs_px and focal_px is None:
+        raise UserError("folder: 'doffs_px' belongs to 'focal_px' and 'baseline_m'; give these as well, or leave it out")
     if depth is not None and focal_px is None and calibration is None:
         raise UserError("folder: depth needs 'focal_px' and 'baseline_m', or 'calibration', to become disparity")
 

@@ -144,6 +144,9 @@ def test_a_named_file_that_is_missing_is_said(tmp_path):
         ({"disparity": "a/*.pfm", "left": "l/[0-9].png"}, r"left: 'l/\[0-9\]\.png': expected a path .* found '\[0-9\]\.png'"),
         ({"disparity": "a/*.pfm", "left": "l/a**.png"}, r"left: .* found 'a\*\*\.png'"),
         ({"disparity": "a/*.pfm", "left": "/l/*.png"}, r"left: .* found ''"),
+        ({"disparity": "a/*.pfm", "left": "../l/*.png"}, r"left: .* found '\.\.'"),
+        ({"disparity": "a/*.pfm", "entry": "disparity"}, "leave it out with pfm"),
+        ({"disparity": "a/*.pfm", "doffs_px": 3}, "'doffs_px' belongs to 'focal_px'"),
         ({"disparity": "a/*.pfm", "format": "tiff"}, r"data\.datasets\[0\]\.format"),
     ],
 )
