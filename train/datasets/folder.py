@@ -12,7 +12,7 @@ from train.datasets.layout import FileDataset, Files, field_names, from_glob, op
 from train.datasets.readers import depth_disparity, known, looks_sparse, need, read_array, read_exr, read_fsd_disparity, read_mask
 from train.sample import StereoSample
 from utils.calibration import Calibration
-from utils.calibration_files import read_middlebury_calibration
+from utils.calibration_formats import read_calibration
 from utils.errors import UserError
 from utils.images import read_raw
 from utils.pfm import read_pfm
@@ -46,7 +46,7 @@ def folder(
     """Patterns below `path`, as `left/*/*.png`, `**/im0.png` or `{scene}/{frame}_left.{suffix}`; see `layout.from_glob`.
 
     disparity or depth, disparity_right or depth_right: ground truth of the views, of one kind.
-    valid, occluded: masks, not 0 where that is so. calibration: calib.txt as of Middlebury, scaled from its size to that of the pair.
+    valid, occluded: masks, not 0 where that is so. calibration: in any form that infer.py reads, scaled to the size of the pair.
     format: of the ground truth; by its suffix where it is not given (fsd is a PNG as of the type fsd).
     scale: stored units per pixel of disparity or per metre of depth (KITTI 256, millimetres 1000); PNG needs it; negative turns the sign.
     entry: the array of an NPZ, or the channel of an EXR, where there are several.
@@ -143,7 +143,10 @@ def _calibration(files: Files, camera: tuple[float, float, float] | None, shape:
     """Of a pair of that size (height, width): the file's, or `camera` (focal length, baseline and offset), or none."""
     size = (shape[1], shape[0])
     if "calibration" in files:
-        return read_middlebury_calibration(files["calibration"]).scaled(size)
+        found = read_calibration(files["calibration"], size, images=str(files["left"]))
+        if found.rectification is not None:
+            raise ValueError(f"{files['calibration']}: is of pictures that are not rectified; rectify them first")
+        return found.calibration
     return None if camera is None else Calibration(focal_px=camera[0], baseline_m=camera[1], doffs_px=camera[2], size=size)
 
 

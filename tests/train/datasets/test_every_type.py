@@ -146,11 +146,13 @@ LAYOUTS = {
     "kitti2012": lambda: (
         sides("training/colored_@/000000_10.png", names=("0", "1"))
         | sides("training/disp_@/000000_10.png", coded(256), np.where(HIDDEN, 0, coded(256)).astype(np.uint16), ("occ", "noc"))
+        | {"training/calib/000000.txt": "P2: 9 0 1 0 0 9 1 0 0 0 1 0\nP3: 9 0 1 -4.5 0 9 1 0 0 0 1 0\n"}
     ),
     "kitti2015": lambda: (
         sides("training/image_@/000000_10.png", names=("2", "3"))
         | both("training/disp_occ_@/000000_10.png", coded(256), ("0", "1"))
         | both("training/disp_noc_@/000000_10.png", np.where(HIDDEN, 0, coded(256)).astype(np.uint16), ("0", "1"))
+        | {"training/calib_cam_to_cam/000000.txt": "P_rect_02: 9 0 1 0 0 9 1 0 0 0 1 0\nP_rect_03: 9 0 1 -4.5 0 9 1 0 0 0 1 0\n"}
     ),
     "middeval3": lambda: middlebury("trainingH/Piano", "disp@GT.pfm") | {"trainingH/Piano/mask0nocc.png": NOCC_MASK},
     "middlebury2001": lambda: sides("venus/im@.ppm", names=("2", "6")) | both("venus/disp@.pgm", coded(8, np.uint8), ("2", "6")),

@@ -53,16 +53,25 @@ def test_every_format_gives_the_same_disparity(tmp_path, name, stored, params):
 
 def test_depth_in_millimetres_becomes_disparity(tmp_path):
     # 100 px * 0.2 m / depth - 2 px: 4 m is 3 px, 1 m is 18 px, and 10 m is none, 0 px. The file is of half the width: 50 px and 1 px there.
-    stored = {"depth/0001.png": np.array([[0, 4000, 1000, 10000]], np.uint16), "calib.txt": CALIB}
-    write(tmp_path, pair() | stored | {"depth_right/0001.png": np.array([[1000, 0, 0, 0]], np.uint16)})
+    left, right = np.array([[0, 4000, 1000, 10000]] * 2, np.uint16), np.array([[1000, 0, 0, 0]] * 2, np.uint16)
+    write(tmp_path, pair(height=2) | {"depth/0001.png": left, "depth_right/0001.png": right, "calib.txt": CALIB})
     geometry = {"focal_px": 100, "baseline_m": 0.2, "doffs_px": 2}
     truth = {"depth": "depth/*.png", "depth_right": "depth_right/*.png", "scale": 1000}
     for camera in (geometry, {"calibration": "calib.txt"}):
         dataset = folder(tmp_path, **truth, **camera)
         sample = dataset.load(0).check()
-        assert sample.disparity == pytest.approx(np.array([[0, 3, 18, 0]])) and sample.valid.tolist() == [[False, True, True, False]]
-        assert dataset.has_right_disparity and sample.disparity_right == pytest.approx(np.array([[18, 0, 0, 0]]))
-        assert sample.calibration.focal_px == 100 and sample.calibration.size == (4, 1) and sample.calibration.doffs_px == 2
+        assert sample.disparity[1] == pytest.approx(np.array([0, 3, 18, 0])) and sample.valid[1].tolist() == [False, True, True, False]
+        assert dataset.has_right_disparity and sample.disparity_right[1] == pytest.approx(np.array([18, 0, 0, 0]))
+        assert sample.calibration.focal_px == 100 and sample.calibration.size == (4, 2) and sample.calibration.doffs_px == 2
+
+
+def test_a_calibration_of_raw_pictures_is_refused(tmp_path):
+    matrix = [[100, 0, 2], [0, 100, 0.5], [0, 0, 1]]
+    rig = {"K1": matrix, "D1": [0.1, 0, 0, 0, 0], "K2": matrix, "D2": [0, 0, 0, 0, 0]}
+    rig |= {"R": np.eye(3), "T": [-0.2, 0, 0]}
+    write(tmp_path, pair() | {"truth/0001.pfm": PIXELS, "calib.npz": npz(**rig)})
+    with pytest.raises(SampleError, match=r"calib\.npz: is of pictures that are not rectified"):
+        folder(tmp_path, disparity="truth/*.pfm", calibration="calib.npz").load(0)
 
 
 def test_masks_of_what_is_known_and_what_is_hidden(tmp_path):

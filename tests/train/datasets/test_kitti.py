@@ -45,6 +45,26 @@ def test_values_and_occlusion(tmp_path, kind):
     assert (sample.disparity_right is None) == (kind == "kitti2012")
 
 
+@pytest.mark.parametrize(
+    ("kind", "params", "file", "names"),
+    [
+        ("kitti2012", {}, "calib", ("P2", "P3")),
+        ("kitti2012", {"images": "image"}, "calib", ("P0", "P1")),
+        ("kitti2015", {}, "calib_cam_to_cam", ("P_rect_02", "P_rect_03")),
+    ],
+)
+def test_the_calibration_is_that_of_the_pictures_cameras(tmp_path, kind, params, file, names):
+    make(tmp_path, kind)
+    for value in (0, 1):
+        write(tmp_path / "training" / f"image_{value}" / "000000_10.png", np.full((1, 4, 3), 10, np.uint8))
+    left, right = (f"{name}: 100 0 2 {shift} 0 100 1 0 0 0 1 0" for name, shift in zip(names, (50, -4), strict=True))
+    (tmp_path / "training" / file).mkdir()
+    (tmp_path / "training" / file / "000000.txt").write_text(f"{left}\n{right}\n")
+    calibration = build_dataset(kind, tmp_path, params, "here").load(0).calibration
+    assert calibration is not None and calibration.focal_px == 100 and calibration.size == (4, 1)
+    assert calibration.baseline_m == pytest.approx(0.54)  # (50 + 4) / 100 between the two, not from camera 0
+
+
 def test_a_folder_of_the_other_year_is_refused(tmp_path):
     make(tmp_path, "kitti2012")
     with pytest.raises(UserError, match=r"kitti2015: no sample under .*training/image_2/\*_10\.png"):
