@@ -110,11 +110,9 @@ def depth_to_points(depth: np.ndarray, calibration: Calibration) -> np.ndarray:
     height, width = depth.shape
     assert calibration.size == (width, height), f"a calibration of {calibration.size} for a map of {(width, height)}"
     x, y = calibration.centre or ((width - 1) / 2, (height - 1) / 2)
-    columns, rows = (
-        (np.arange(width) - x) / calibration.focal_px,
-        (np.arange(height) - y) / (calibration.focal_y_px or calibration.focal_px),
-    )
-    return np.stack([depth * columns, depth * rows[:, None], depth], -1).astype(np.float32)
+    across = (np.arange(width) - x) / calibration.focal_px
+    down = (np.arange(height) - y) / (calibration.focal_y_px or calibration.focal_px)
+    return np.stack([depth * across, depth * down[:, None], depth], -1).astype(np.float32)
 
 
 def _reciprocal(values: np.ndarray, product: float, before: float, after: float) -> np.ndarray:
