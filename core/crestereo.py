@@ -214,7 +214,8 @@ class CREStereo(nn.Module):
         left_tokens, right_tokens = (self.self_attention(view, view) for view in tokens)
         left_tokens = self.cross_attention(left_tokens, right_tokens)
         right_tokens = self.cross_attention(right_tokens, left_tokens)
-        return tuple(view.transpose(1, 2).unflatten(2, left.shape[-2:]) for view in (left_tokens, right_tokens))
+        left, right = (tokens.transpose(1, 2).view(left.shape) for tokens in (left_tokens, right_tokens))
+        return left, right
 
     def _refine(self, flow: Tensor, level: Level, iters: int) -> list[Tensor]:
         """The flow after every iteration in training mode, otherwise after the last one, at `FACTOR` times the level's size."""

@@ -3,6 +3,8 @@
 How they are put together is in the networks' own files. Flow is (x, y) from the left to the right image, so x is minus the disparity.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,11 +16,11 @@ from core.upsample import convex_upsample
 class Trunk(nn.Module):
     """conv7, norm, ReLU, and three stages of two residual blocks.
 
-    widths: of the stages; the convolution has the first. strides: of the convolution and the stages. project: a 1x1 convolution in every
-    shortcut, also where the identity would do.
+    widths: of the stages; the convolution has the first. strides: of the convolution, then of the stages.
+    project: a 1x1 convolution in every shortcut, also where the identity would do.
     """
 
-    def __init__(self, *, widths: tuple[int, int, int], strides: tuple[int, int, int, int], norm: Norm, project: bool = False) -> None:
+    def __init__(self, *, widths: Sequence[int], strides: Sequence[int], norm: Norm, project: bool = False) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, widths[0], 7, stride=strides[0], padding=3, bias=norm != "instance")
         self.norm = make_norm(norm, widths[0])

@@ -20,7 +20,7 @@ from utils.files import inside
 
 POINTER = "latest.pt"  # in the folder of a run's checkpoints: which files the newest complete step consists of
 CARRIED = "carried."  # prefix of the carried entries in a .safetensors file, which has room for names only
-OUR_BEGINNINGS = ("backbone.", "context.", "trunk.")  # of names in any state dict of ours, and in no published one
+OUR_BEGINNINGS = ("backbone.", "context.", "encoder.", "trunk.")  # of names in any state dict of ours, and in no published one
 WHOLE_NUMBERS = ("max_disp", "train_iters", "valid_iters", "corr_levels", "corr_radius", "n_gru_layers")  # what is read of cfg.yaml
 
 
