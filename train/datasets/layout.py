@@ -2,7 +2,7 @@
 
 A template is a path with fields, `{split}/{scene}/left/{frame}.png`. A field is a piece of one name; `{scene:**}`, as a whole part of the
 path, is any number of folders, also none. Files with the same fields are one sample, so that nothing is paired by its position in a list
-and no path is made by replacing text in another. The field `{suffix}` may differ between the files of a sample.
+and no path is made by replacing text in another. The field `{suffix}`, one of `SUFFIXES`, may differ between the files of a sample.
 """
 
 import os
@@ -21,6 +21,7 @@ from utils.errors import UserError, shorten
 from utils.images import read_image
 
 SUFFIX = "suffix"
+SUFFIXES = "png|jpe?g|ppm|pgm|bmp|tiff?|webp|pfm|npy|npz|exr|raw"  # of pictures and ground truth; what else lies about is passed over
 FIELD = re.compile(r"\{(\w+)(:\*\*)?\}")
 Fields = dict[str, str]
 Files = Mapping[str, Path]
@@ -34,10 +35,13 @@ class Row(NamedTuple):
     files: dict[str, str]
 
 
-def find(root: Path, template: str) -> dict[str, Fields]:
-    """Files under `root` that match the template -> their fields. Hidden ones are passed over; folders are listed, no file is touched."""
+def find(root: Path, template: str, folders: dict[str, list[str]] | None = None) -> dict[str, Fields]:
+    """Files under `root` that match the template -> their fields. Hidden ones are passed over; folders are listed, no file is touched.
+
+    folders: what has been seen of the tree, to be shared by templates that walk it.
+    """
     found: dict[str, Fields] = {}
-    _descend(root, "", [_part(part) for part in template.split("/")], {}, found)
+    _descend(root, "", [_part(part) for part in template.split("/")], {}, found, {} if folders is None else folders)
     return found
 
 
@@ -70,25 +74,26 @@ def open_files(
     def takes(fields: Fields) -> bool:
         return all(name not in fields or fields[name] in values for name, values in chosen.items()) and (keep is None or keep(fields))
 
-    templates = dict(required) | dict(optional or {})
-    tables = {role: _index(root, template, takes if chosen or keep else None) for role, template in templates.items()}
+    templates, folders = dict(required) | dict(optional or {}), {}
+    tables = {role: _index(root, template, takes if chosen or keep else None, folders) for role, template in templates.items()}
     names = {role: field_names(template) for role, template in templates.items()}
     first = next(iter(required))
-    key = FIELD.sub(r"{\1}", key)
+    name_of = FIELD.sub(lambda match: f"{{{names[first].index(match[1])}}}", key).format
+    places = {role: [names[first].index(name) for name in own] for role, own in names.items()}
     complete, unpaired, seen = [], [], set()
     for fields, path in tables[first].items():
-        values = dict(zip(names[first], fields, strict=True))
-        files = {role: table.get(tuple(map(values.__getitem__, names[role])), "") for role, table in tables.items()}
+        files = {role: table.get(tuple([fields[k] for k in places[role]]), "") for role, table in tables.items()}
         lacking = [role for role in required if not files[role]]
         if lacking:
             unpaired.append(f"{path} has no {' and no '.join(lacking)}")
         else:
-            complete.append(Row("/".join(filter(None, key.format(**values).split("/"))), files))
-            seen.update((name, values[name]) for name in chosen)
+            complete.append(Row("/".join(filter(None, name_of(*fields).split("/"))), files))
+            seen.update((name, fields[names[first].index(name)]) for name in chosen)
     for role in list(required)[1:]:
         if not _shared(names, role, first):
-            used = {row.files[role] for row in complete}
-            unpaired += [f"{path} has no {first}" for path in tables[role].values() if path not in used]
+            order = [names[role].index(name) for name in names[first]]
+            lonely = [path for fields, path in tables[role].items() if tuple([fields[k] for k in order]) not in tables[first]]
+            unpaired += [f"{path} has no {first}" for path in lonely]
     check_complete(kind, root, complete, unpaired, allow_unpaired, _shown(required))
     if missing := [f"{name} '{value}'" for name, values in chosen.items() for value in values if (name, value) not in seen]:
         raise UserError(f"{kind}: no {missing[0]} under {root} (looked for {_shown(required)}); add it, or choose only what is there")
@@ -187,6 +192,12 @@ def read_depth_pair(files: Files, read: Callable[[Path], np.ndarray], calibratio
     return sample.replace(calibration=calibration.scaled(_size(sample.disparity)))
 
 
+def restrict(sample: StereoSample, where: np.ndarray) -> StereoSample:
+    """The sample with the left view's ground truth only `where` that is true, bool (H, W)."""
+    valid = sample.valid & where
+    return sample.replace(disparity=np.where(valid, sample.disparity, np.float32(0)), valid=valid)
+
+
 def _size(values: np.ndarray) -> tuple[int, int]:
     return values.shape[1], values.shape[0]
 
@@ -210,15 +221,15 @@ class Lines(Sequence[str]):
 # ---- templates --------------------------------------------------------------------------------------------------------------------------
 
 
-def _index(root: Path, template: str, keep: Callable[[Fields], bool] | None) -> dict[tuple[str, ...], str]:
+def _index(root: Path, template: str, keep: Callable[[Fields], bool] | None, folders: dict[str, list[str]]) -> dict[tuple[str, ...], str]:
     """Values of the template's fields, but the suffix, -> path. Raises UserError for two files that differ in their suffix only."""
     names, table = field_names(template), {}
-    for path, fields in find(root, template).items():
+    for path, fields in find(root, template, folders).items():
         if keep is not None and not keep(fields):
             continue
         values = tuple(map(fields.__getitem__, names))
         if values in table:
-            raise UserError(f"{root}: {table[values]} and {path} are two files for one place; remove one of them")
+            raise UserError(f"{root}: {' and '.join(sorted([path, table[values]]))} are two files for one place; remove one of them")
         table[values] = path
     return table
 
@@ -235,7 +246,7 @@ def from_glob(pattern: str) -> str:
             count += part == "**"
             parts.append(f"{{_{count}:**}}" if part == "**" else part)
             continue
-        if "**" in part or not part or re.search(r"[][?{}]", FIELD.sub("", part)):
+        if "**" in part or part in ("", ".", "..") or re.search(r"[][?{}]", FIELD.sub("", part)):
             raise UserError(
                 f"'{pattern}': expected a path below the data set's folder with * for a piece of a name, ** for any number of folders and "
                 f"fields such as {{frame}}; found '{part}'"
@@ -281,37 +292,36 @@ def _part(part: str) -> Part:
     for match in FIELD.finditer(part):
         assert not match[2], f"{match[0]} must be a whole part of the path, found '{part}'"
         pattern += re.escape(part[end : match.start()])
-        pattern += f"(?P={match[1]})" if match[1] in seen else f"(?P<{match[1]}>{r'[A-Za-z0-9]+' if match[1] == SUFFIX else r'.+'})"
+        pattern += f"(?P={match[1]})" if match[1] in seen else f"(?P<{match[1]}>{f'(?i:{SUFFIXES})' if match[1] == SUFFIX else '.+'})"
         seen.add(match[1])
         end = match.end()
     return re.compile(pattern + re.escape(part[end:]))
 
 
-def _descend(root: Path, folder: str, parts: list[Part], fields: Fields, found: dict[str, Fields]) -> None:
+def _descend(root: Path, folder: str, parts: list[Part], fields: Fields, found: dict[str, Fields], folders: dict[str, list[str]]) -> None:
     part, rest = parts[0], parts[1:]
     if isinstance(part, Folders):
-        for inner in _folders(root, folder):
-            _descend(root, inner, rest, fields | {part.field: inner[len(folder) :].strip("/")}, found)
+        for inner in _below(root, folder, folders):
+            _descend(root, inner, rest, fields | {part.field: inner[len(folder) :].strip("/")}, found, folders)
     elif isinstance(part, str):
         path = _join(folder, part)
         if rest and (root / path).is_dir():
-            _descend(root, path, rest, fields, found)
+            _descend(root, path, rest, fields, found, folders)
         elif not rest and (root / path).is_file():
             found[path] = fields
     else:
         again = fields.keys() & part.groupindex.keys()
-        for name in _names(root / folder, folders=bool(rest)):
+        for name in _folders(root, folder, folders) if rest else _files(root / folder):
             match = part.fullmatch(name)
-            if not match or any(match[field] != fields[field] for field in again):
+            if not match or (again and any(match[field] != fields[field] for field in again)):
                 continue
-            path, inner = _join(folder, name), fields | match.groupdict()
             if rest:
-                _descend(root, path, rest, inner, found)
+                _descend(root, _join(folder, name), rest, fields | match.groupdict(), found, folders)
             else:
-                found[path] = inner
+                found[_join(folder, name)] = fields | match.groupdict()
 
 
-def _folders(root: Path, folder: str) -> Iterator[str]:
+def _below(root: Path, folder: str, folders: dict[str, list[str]]) -> Iterator[str]:
     """`folder` and every folder below it; a link is followed unless it leads to where we have been."""
     seen: set[str] = set()
     waiting = [folder]
@@ -321,13 +331,21 @@ def _folders(root: Path, folder: str) -> Iterator[str]:
         if real not in seen:
             seen.add(real)
             yield inner
-            waiting += [_join(inner, name) for name in reversed(_names(root / inner, folders=True))]
+            waiting += [_join(inner, name) for name in reversed(_folders(root, inner, folders))]
 
 
-def _names(folder: Path, folders: bool) -> list[str]:
-    """Names of the folders, or of the files, in a folder, sorted, without hidden ones."""
+def _folders(root: Path, folder: str, folders: dict[str, list[str]]) -> list[str]:
+    """Names of the folders in a folder, sorted, without hidden ones, and `folders` remembers them."""
+    if folder not in folders:
+        with os.scandir(root / folder) as entries:
+            folders[folder] = sorted([entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")])
+    return folders[folder]
+
+
+def _files(folder: Path) -> list[str]:
+    """Names of the files in a folder, without hidden ones."""
     with os.scandir(folder) as entries:
-        return sorted([entry.name for entry in entries if entry.is_dir() == folders and not entry.name.startswith(".")])
+        return [entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir()]
 
 
 def _join(folder: str, name: str) -> str:

@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from train.datasets.base import DATASETS
-from train.datasets.layout import FileDataset, Files, open_files, read_pair
+from train.datasets.layout import FileDataset, Files, open_files, read_pair, restrict
 from train.datasets.readers import read_mask, read_sintel_disparity
 from train.sample import StereoSample
 
@@ -39,5 +37,4 @@ def _load(files: Files) -> StereoSample:
 
 def _load_noc(files: Files) -> StereoSample:
     sample = _load(files)
-    valid = sample.valid & ~sample.occluded
-    return sample.replace(disparity=np.where(valid, sample.disparity, np.float32(0)), valid=valid)
+    return restrict(sample, ~sample.occluded)

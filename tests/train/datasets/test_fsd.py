@@ -55,7 +55,7 @@ def test_jpg_and_png_may_be_mixed_and_strangers_are_ignored(tmp_path):
         (tmp_path / "left/rgb" / stranger).write_bytes(b"x")
     assert [fsd(tmp_path).load(i).check().key for i in range(2)] == ["0000", "0001"]
     (tmp_path / "left/rgb/0001.jpg").write_bytes(b"x")
-    with pytest.raises(UserError, match="two images called 0001"):
+    with pytest.raises(UserError, match=r"left/rgb/0001\.jpg and left/rgb/0001\.png are two files for one place"):
         fsd(tmp_path)
 
 
@@ -70,7 +70,7 @@ def test_missing_and_empty_folders_say_how_to_lay_the_data_out(tmp_path):
     for path, found in (
         (tmp_path / "no", "no such folder"),
         (tmp_path / "file", "is a file"),
-        (tmp_path, "no pair under"),
+        (tmp_path, "no sample under"),
         (None, "no path"),
     ):
         with pytest.raises(UserError) as error:
@@ -89,8 +89,9 @@ def test_unpaired_files_are_counted_and_named(tmp_path):
     with pytest.raises(UserError) as error:
         fsd(tmp_path)
     message = str(error.value)
-    assert "2 unpaired beside 3 complete" in message and "s/0001 lacks right/rgb and left/disparity" in message
-    assert "s/0002 lacks left/rgb" in message and "allow_unpaired" in message
+    assert "3 unpaired files beside 3 complete samples" in message and "s/left/rgb/0001.png has no right and no disparity" in message
+    assert "s/left/disparity/0002.png has no left" in message and "s/right/rgb/0002.png has no left" in message
+    assert "allow_unpaired" in message
     assert keys(fsd(tmp_path, allow_unpaired=True)) == ["s/0000", "s/0003", "s/0004"]
 
 
@@ -99,7 +100,7 @@ def test_only_left_images_is_an_error_even_when_unpaired_files_are_allowed(tmp_p
     for name in "abcde":
         (tmp_path / f"right/rgb/{name}.png").unlink()
     for allow in (False, True):
-        with pytest.raises(UserError, match=r"5 unpaired beside 0 complete pairs: a lacks right/rgb; .* and 2 more"):
+        with pytest.raises(UserError, match=r"5 unpaired files beside 0 complete samples: left/rgb/a\.png has no right, .*and 3 more"):
             fsd(tmp_path, allow_unpaired=allow)
 
 
@@ -110,7 +111,7 @@ def test_broken_samples_are_named_and_do_not_stop_the_listing(tmp_path):
     cut.write_bytes(cut.read_bytes()[:60])
     write_pair(tmp_path, "odd", IMAGE, IMAGE[:4], DISPARITY)
     (tmp_path / "left/disparity/gone.png").unlink()
-    for i, said in enumerate((r"cut\.png.*cut off", r"gone\.png", r"sizes differ: .*odd\.png is 8x6.*odd\.png is 8x4")):
+    for i, said in enumerate((r"cut\.png.*cut off", r"gone\.png", "sizes differ: left 8x6, right 8x4, disparity 8x6")):
         with pytest.raises(SampleError, match=said):
             dataset.load(i)
 
