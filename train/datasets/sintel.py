@@ -1,5 +1,6 @@
 """Sintel stereo (Butler et al., ECCV 2012): frames of an animated film, disparity of the left view in 8-bit RGB, masks of occlusion."""
 
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -27,14 +28,11 @@ def sintel(
     folders |= {"occluded": "occlusions", "outside": "outofframe"}
     required = {role: f"training/{folder}/{{scene}}/{{frame}}.png" for role, folder in folders.items()}
     choose = {"render": ["clean", "final"] if render == "both" else [render]}
-    load = _load_noc if truth == "noc" else _load
+    load = partial(_load, noc=truth == "noc")
     return open_files("sintel", path, required, load, key="{render}/{scene}/{frame}", choose=choose, allow_unpaired=allow_unpaired)
 
 
-def _load(files: Files) -> StereoSample:
-    return read_pair(files, read_sintel_disparity, occluded=read_mask(files["occluded"]) | read_mask(files["outside"]))
-
-
-def _load_noc(files: Files) -> StereoSample:
-    sample = _load(files)
-    return restrict(sample, ~sample.occluded)
+def _load(files: Files, noc: bool) -> StereoSample:
+    occluded = read_mask(files["occluded"]) | read_mask(files["outside"])
+    sample = read_pair(files, read_sintel_disparity, occluded=occluded)
+    return restrict(sample, ~occluded) if noc else sample
