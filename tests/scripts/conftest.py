@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
@@ -46,15 +47,24 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture
-def launch(tmp_path):
-    """launch(processes, *options): the command as users start it, on several processes."""
+def _launch(folder: Path, processes: int, script: Path, *options: object) -> Outcome:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(_free_port())]
+    command += [str(script), *map(str, options)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return Outcome(done.returncode, done.stdout + done.stderr)
 
-    def run(processes: int, *options: object) -> Outcome:
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(_free_port())]
-        command += [str(ROOT / "scripts" / "train.py"), *map(str, options)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-        return Outcome(done.returncode, done.stdout + done.stderr)
+
+@pytest.fixture
+def commands_on_two(tmp_path):
+    """commands_on_two(*commands): each as `commands.py` describes it, all on the same two processes; what both said of each."""
+
+    def run(*commands: dict) -> list[str]:
+        file = tmp_path / "commands.json"
+        file.write_text(json.dumps([command | {"argv": [str(word) for word in command["argv"]]} for command in commands]))
+        outcome = _launch(tmp_path, 2, ROOT / "tests" / "scripts" / "commands.py", file)
+        said = ["".join(path.read_text() for path in sorted(tmp_path.glob(f"commands.json.{i}.*"))) for i in range(len(commands))]
+        assert outcome.code == 0, outcome.output + said[-1]
+        return said
 
     return run

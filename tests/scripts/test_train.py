@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +12,6 @@ import torch
 
 from tests.fsd_layout import write_pair
 from tests.scripts.tiny import QUICK, ROOT, TINY, assert_same, weights
-from train.trackers import read_metrics
 
 FEW = [*QUICK, "--config"]
 
@@ -76,28 +74,6 @@ def test_toml_is_accepted_and_kept(train, tmp_path):
     assert_same(weights(tmp_path / "run", 4), weights(tmp_path / "again", 4))
 
 
-# bf16 takes few steps: processors without instructions for it emulate them.
-@pytest.mark.parametrize(("precision", "accumulate", "steps"), [("fp32", 1, 4), ("fp32", 2, 4), ("bf16", 1, 2)])
-def test_resume_is_exact(train, tiny, tmp_path, precision, accumulate, steps):
-    half = steps // 2
-    common = [*FEW, tiny, "--precision", precision, "--gradient_accumulation_steps", accumulate, "--num_iterations", steps]
-    common += ["--save_every", half, "--log_every", half, "--set", "data.image_sizes=[[64, 64]]"]
-    assert train(*common, "--workspace", "whole").code == 0
-    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
-    for path in (tmp_path / "parts" / "checkpoint").glob(f"{steps:08d}*"):
-        path.unlink()
-    for workspace, spec in (("parts", half), ("elsewhere", tmp_path / "whole" / "checkpoint" / f"{half:08d}.pt")):
-        outcome = train(*common, "--workspace", workspace, "--checkpoint", spec)
-        assert outcome.code == 0, outcome.output
-        for part in ("", "_ema"):
-            assert_same(weights(tmp_path / "whole", steps, part), weights(tmp_path / workspace, steps, part))
-    logged = [
-        [{k: v for k, v in line.items() if k.startswith(("train/", "lr"))} for line in read_metrics(tmp_path / name / "metrics.jsonl")]
-        for name in ("whole", "parts")
-    ]
-    assert logged[0] == logged[1] and len(logged[0]) == 2
-
-
 def test_latest_continues_and_starts_where_nothing_is(train, tiny, tmp_path):
     common = [*FEW, tiny, "--workspace", "run", "--checkpoint", "latest"]
     assert "starting from step 0" in train(*common).output
@@ -116,34 +92,6 @@ def test_going_back_sets_later_checkpoints_aside(train, tiny, tmp_path):
     (aside,) = (tmp_path / "run" / "checkpoint").glob("set_aside_*")
     assert (aside / "00000004_optimizer.pt").exists()
     assert_same(before, weights(tmp_path / "run", 4))
-
-
-def test_two_processes_resume_exactly_and_equal_one(launch, tiny, tmp_path):
-    """Batch 1 on two processes is batch 2 on one, to rounding, where nothing depends on the batch: no batch statistics, no dropout."""
-    same = ["--set", "model.batch_norm=frozen_statistics", "--set", "model.dropout=0"]
-    common = ["--config", tiny, "--num_iterations", 3, "--save_every", 2, "--enable_mlflow", "false", *same]
-    one = launch(1, *common, "--workspace", "one", "--batch_size_forward", 2)
-    two = launch(2, *common, "--workspace", "two", "--batch_size_forward", 1)
-    assert one.code == 0 and two.code == 0, one.output + two.output
-    first, second = weights(tmp_path / "one", 3), weights(tmp_path / "two", 3)
-    for name in first:
-        torch.testing.assert_close(first[name], second[name], rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
-    start = tmp_path / "two" / "checkpoint" / "00000002.pt"
-    resumed = launch(2, *common, "--workspace", "resumed", "--batch_size_forward", 1, "--checkpoint", start)
-    assert resumed.code == 0, resumed.output
-    for part in ("", "_ema"):
-        assert_same(weights(tmp_path / "two", 3, part), weights(tmp_path / "resumed", 3, part))
-
-
-def test_two_processes_with_batch_statistics_and_dropout_resume_exactly(launch, tiny, tmp_path):
-    common = ["--config", tiny, "--num_iterations", 3, "--save_every", 1, "--enable_mlflow", "false", "--batch_size_forward", 1]
-    common += ["--set", "validation.every=1", "--set", "validation.max_samples=3", "--set", "validation.fraction=0.3"]
-    whole = launch(2, *common, "--workspace", "whole")
-    assert whole.code == 0, whole.output
-    resumed = launch(2, *common, "--workspace", "resumed", "--checkpoint", tmp_path / "whole" / "checkpoint" / "00000001.pt")
-    assert resumed.code == 0, resumed.output
-    for part in ("", "_ema"):
-        assert_same(weights(tmp_path / "whole", 3, part), weights(tmp_path / "resumed", 3, part))
 
 
 def test_gradient_checkpointing_changes_no_weight(train, tiny, tmp_path):
@@ -198,7 +146,7 @@ def test_no_data_says_how_to_lay_it_out_and_names_the_quick_start(train):
 
 def test_an_empty_folder_and_unpaired_files_are_named(train, tmp_path):
     (tmp_path / "data").mkdir()
-    refused(train(), "no pair under")
+    refused(train(), "no sample under")
     made = np.zeros((32, 32, 3), np.uint8)
     from PIL import Image
 

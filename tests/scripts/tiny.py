@@ -1,8 +1,11 @@
 """A network small enough to train in seconds, and what tests ask of its runs."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+
+from train.trackers import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,3 +52,41 @@ def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor])
     assert first.keys() == second.keys()
     different = [name for name in first if not torch.equal(first[name], second[name])]
     assert not different, f"{len(different)} of {len(first)} tensors differ, such as {different[:3]}"
+
+
+def assert_same_run(first: Path, second: Path, step: int) -> None:
+    """All that a step left in two workspaces, bit for bit: weights, averages, optimizer, schedule, counters, and every logged number."""
+    for part in ("", "_ema", "_optimizer"):
+        contents = [torch.load(folder / "checkpoint" / f"{step:08d}{part}.pt", weights_only=True) for folder in (first, second)]
+        for content in contents:
+            for key in ("options", "versions", "run_id", "unmeasured"):
+                content.pop(key, None)
+        different = list(_differences(*contents))
+        assert not different, f"{part or 'weights'}: {len(different)} entries differ, such as {different[:3]}"
+    ours, theirs = logged(first), logged(second)
+    assert ours == theirs
+
+
+def _differences(first: object, second: object, at: str = "") -> Iterator[str]:
+    if isinstance(first, dict) and isinstance(second, dict):
+        for key in first.keys() | second.keys():
+            yield from _differences(first.get(key), second.get(key), f"{at}.{key}")
+    elif isinstance(first, list | tuple) and isinstance(second, list | tuple) and len(first) == len(second):
+        for i, (one, other) in enumerate(zip(first, second, strict=True)):
+            yield from _differences(one, other, f"{at}[{i}]")
+    elif isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
+        if first.dtype != second.dtype or not torch.equal(first, second):
+            yield at
+    elif first != second:
+        yield f"{at}: {first!r} / {second!r}"
+
+
+def logged(workspace: Path) -> dict[tuple[int, str], float | None]:
+    """(step, name) -> every number in `metrics.jsonl` that does not measure time or memory. Each stands there once."""
+    found: dict[tuple[int, str], float | None] = {}
+    for line in read_metrics(workspace / "metrics.jsonl"):
+        for name, value in line.items():
+            if name.startswith(("train/", "lr", "val/", "skipped", "broken")) and name != "val/seconds":
+                assert (line["step"], name) not in found, f"{name} at step {line['step']} stands there twice"
+                found[line["step"], name] = value
+    return found

@@ -1,0 +1,148 @@
+"""A run that was stopped and continued is the run that was not, bit for bit: on one process, on two, and on another number of them."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+from tests.scripts.tiny import assert_same_run, logged, weights
+from train import loop
+
+COMMON = [
+    "--batch_size_forward",
+    1,
+    "--save_every",
+    100,
+    "--log_every",
+    2,
+    "--enable_mlflow",
+    "false",
+    "--enable_gradient_checkpointing",
+    "false",
+]
+COMMON += ["--set", "data.image_sizes=[[64, 64]]"]
+MEASURED = ["--set", "validation.every=2", "--set", "validation.max_samples=1", "--set", "validation.fraction=0.3", "--vis_every", 3]
+
+
+@pytest.fixture
+def stopping(monkeypatch):
+    """stopping(step, *signals): the process gets them while it is in that step."""
+    asked = {}
+    update = loop.update
+
+    def signalled(run, step):
+        update(run, step)
+        for number in asked.pop(step, ()):
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(loop, "update", signalled)
+    return lambda step, *signals: asked.update({step: signals})
+
+
+# bf16 takes few steps: processors without instructions for it emulate them. Dropout is on in all.
+@pytest.mark.parametrize(
+    ("precision", "accumulate", "steps", "more"),
+    [("fp32", 1, 5, MEASURED), ("fp32", 3, 3, []), ("bf16", 1, 3, [])],
+)
+def test_stopped_after_every_single_step_a_run_is_the_same(train, tiny, tmp_path, stopping, precision, accumulate, steps, more):
+    common = ["--config", tiny, *COMMON, *more, "--num_iterations", steps, "--precision", precision]
+    common += ["--gradient_accumulation_steps", accumulate]
+    assert train(*common, "--workspace", "whole").code == 0
+    for step in range(steps):
+        if step < steps - 1:
+            stopping(step, (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)[step % 3])
+        outcome = train(*common, "--workspace", "parts", "--checkpoint", "latest")
+        assert outcome.code == 0, outcome.output
+        end = f"stopped by a signal after step {step + 1} of {steps}; to continue, --workspace parts --checkpoint latest"
+        assert (end if step < steps - 1 else "done: weights in") in outcome.output
+    assert_same_run(tmp_path / "whole", tmp_path / "parts", steps)
+    if more:
+        assert {step for step, name in logged(tmp_path / "parts") if name == "val/epe"} == {0, 2, 4, 5}
+        assert {path.name for path in (tmp_path / "parts" / "vis").iterdir()} == {"step_00000003", "step_00000005"}
+
+
+def test_a_run_continues_in_another_workspace_from_a_path(train, tiny, tmp_path):
+    common = ["--config", tiny, *COMMON, "--num_iterations", 3, "--save_every", 2, "--log_every", 3]
+    assert train(*common, "--workspace", "whole").code == 0
+    outcome = train(*common, "--workspace", "other", "--checkpoint", tmp_path / "whole" / "checkpoint" / "00000002.pt")
+    assert outcome.code == 0, outcome.output
+    assert_same_run(tmp_path / "whole", tmp_path / "other", 3)
+
+
+def test_a_second_interrupt_ends_the_run_at_once(train, tiny, tmp_path, stopping):
+    stopping(1, signal.SIGINT, signal.SIGINT)
+    outcome = train("--config", tiny, *COMMON, "--num_iterations", 3, "--save_every", 1, "--workspace", "run")
+    assert outcome.code == 1 and "Aborted" in outcome.output
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoint").glob("*.json"))[-1] == "00000001.json"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL and signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+def test_stopped_without_checkpoints_a_run_says_that_nothing_is_saved(train, tiny, tmp_path, stopping):
+    stopping(0, signal.SIGUSR1)
+    outcome = train("--config", tiny, *COMMON, "--num_iterations", 3, "--save_every", 0, "--workspace", "run")
+    assert outcome.code == 0 and "after step 1 of 3, which is not saved, as --save_every 0 asks" in outcome.output
+
+
+# ---- several processes ------------------------------------------------------------------------------------------------------------------
+
+PLAIN = ["--set", "model.batch_norm=frozen_statistics", "--set", "model.dropout=0"]  # nothing depends on how a step is split
+PLAIN += ["--set", 'optimizer={"type": "SGD", "params": [{"params": {"include": ["*"]}, "lr": 0.01}]}']  # Adam blows rounding up
+
+
+def test_two_processes(commands_on_two, train, tiny, tmp_path):
+    """One start of two processes, which takes seconds, for all that is claimed of them; each command is a run of its own."""
+    common = ["--config", tiny, *COMMON]
+    four, three = ["--num_iterations", 4], ["--num_iterations", 3, "--gradient_accumulation_steps", 3]
+    steady = ["--config", tiny, *COMMON, *PLAIN, "--num_iterations", 4, "--save_every", 2, "--log_every", 1]
+    latest = ["--checkpoint", "latest"]
+    whole = train(*steady, "--workspace", "one", "--batch_size_forward", 2)  # on one process, to be continued on two
+    assert whole.code == 0, whole.output
+    outcomes = commands_on_two(
+        {"argv": [*common, *four, *MEASURED, "--workspace", "whole"]},
+        {"argv": [*common, *four, *MEASURED, "--workspace", "parts"], "rank": 1, "step": 0, "signal": "SIGUSR1"},
+        {"argv": [*common, *four, *MEASURED, "--workspace", "parts", *latest]},
+        {"argv": [*common, *three, "--workspace", "whole3"]},
+        {"argv": [*common, *three, "--workspace", "parts3"], "rank": 0, "step": 0, "signal": "SIGTERM"},
+        {"argv": [*common, *three, "--workspace", "parts3", *latest]},
+        {
+            "argv": [*common, "--num_iterations", 3, "--gradient_accumulation_steps", 2, "--workspace", "bad"],
+            "rank": 1,
+            "step": 1,
+            "poison": 1,
+        },
+        {"argv": [*steady, "--workspace", "two"]},
+        {"argv": [*steady, "--workspace", "onto_two", "--checkpoint", tmp_path / "one" / "checkpoint" / "00000002.pt"]},
+    )
+    for name, steps, parts in (("whole", 4, "parts"), ("whole3", 3, "parts3")):
+        assert_same_run(tmp_path / name, tmp_path / parts, steps)
+        # Told while in step 0, one of them; the other hears of it during the next. Both leave after the same.
+        assert (tmp_path / parts / "checkpoint" / "00000002.json").exists()
+    assert "stopped by a signal after step 2 of 4" in outcomes[1] and "stopped by a signal after step 2 of 3" in outcomes[4]
+
+    # An infinite loss on the second process alone: both skip, the first names the sample, everything stays finite and in step.
+    state = torch.load(tmp_path / "bad" / "checkpoint" / "00000003_optimizer.pt", weights_only=True)
+    assert (state["skipped"], state["skipped_in_row"], state["lr_scheduler"]["last_epoch"]) == (1, 0, 2)
+    assert outcomes[6].count("step 1 skipped") == 1 and "not finite in made/" in outcomes[6]
+    bad = torch.load(tmp_path / "bad" / "checkpoint" / "00000003_ema.pt", weights_only=True)
+    assert bad["num_updates"] == 2 and all(value.isfinite().all() for value in bad["model"].values())
+    assert outcomes[6].partition("not finite in ")[2].splitlines()[0] == outcomes[6].partition("poisoned ")[2].splitlines()[0]
+
+    # The same global batch on another number of processes, from the start and from the middle: the same losses.
+    back = train(*steady, "--workspace", "onto_one", "--batch_size_forward", 2, "--checkpoint", tmp_path / "two/checkpoint/00000002.pt")
+    split = train(
+        *steady, "--workspace", "split", "--gradient_accumulation_steps", 2, "--checkpoint", tmp_path / "two/checkpoint/00000002.pt"
+    )
+    assert back.code == 0 and split.code == 0, back.output + split.output
+    assert "the 2 samples of each step are the same, on 1 processes, not 2" in back.output and "continuing with" not in back.output
+    one = logged(tmp_path / "one")
+    for name in ("two", "onto_two", "onto_one", "split"):
+        other = logged(tmp_path / name)
+        steps = {step for step, _ in other}
+        assert steps == ({1, 2, 3, 4} if name == "two" else {3, 4})
+        for step in steps:
+            for metric in ("train/loss", "train/epe", "train/grad_norm"):
+                assert other[step, metric] == pytest.approx(one[step, metric], rel=1e-4), (name, step, metric)
+    first, second = weights(tmp_path / "one", 4), weights(tmp_path / "onto_two", 4)
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
