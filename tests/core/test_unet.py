@@ -34,7 +34,7 @@ def test_its_doubt_is_where_its_errors_are():
     left, right = images(batch=2, height=32, width=64)
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(60):
+    for _ in range(40):
         truth = torch.full((2, 32, 64), 10.0)
         truth[..., 32:] += 16 * torch.rand(2, 32, 32, generator=generator) - 8
         output = model(left, right)

@@ -49,10 +49,10 @@ def test_resume_is_exact(train, run_file, tmp_path, kind):
 
 @pytest.mark.parametrize("kind", LIGHTER)
 def test_four_pairs_are_learned(train, run_file, tmp_path, kind):
-    options = ["--overfit", 4, "--num_iterations", 30, "--log_every", 5, "--save_every", 0, "--set", "optimizer.params[0].lr=2e-3"]
+    options = ["--overfit", 4, "--num_iterations", 20, "--log_every", 5, "--save_every", 0, "--set", "optimizer.params[0].lr=2e-3"]
     assert train(*QUICK, "--config", run_file(kind), "--workspace", "run", *options).code == 0
     errors = [json.loads(line)["train/epe"] for line in (tmp_path / "run" / "metrics.jsonl").open()]
-    assert errors[-1] < 0.7 * errors[0], errors
+    assert errors[-1] < 0.8 * errors[0], errors
 
 
 def test_a_loss_that_a_network_cannot_serve_is_one_line(train, run_file):
