@@ -212,7 +212,7 @@ def _calibrations(calibration: str | None, names: list[str]) -> list[Path | None
     found = list_files(str(path), "--calibration")
     if missing := [name for name in names if name not in found]:
         raise UserError(
-            f"--calibration {calibration}: none for {shorten(missing, 3)}; expected the same wildcards as in --left, and a file for each pair"
+            f"--calibration {calibration}: none for {shorten(missing, 3)}; expected the wildcards of --left, and a file for each pair"
         )
     return [found[name] for name in names]
 

@@ -51,7 +51,7 @@ def test_patterns_by_what_their_wildcards_stand_for(tmp_path):
     assert values(pairs) == {"art": (1, 11), "pipes": (0, 10)}
     assert [pair.calibration for pair in pairs] == [tmp_path / "art" / "calib.txt", tmp_path / "pipes" / "calib.txt"]
     (tmp_path / "art" / "calib.txt").unlink()
-    with pytest.raises(UserError, match="none for art; expected the same wildcards"):
+    with pytest.raises(UserError, match="none for art; expected the wildcards of --left"):
         open_pairs(f"{root}/*/im0.png", f"{root}/*/im1.png", calibration=f"{root}/*/calib.txt")
 
 

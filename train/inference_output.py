@@ -1,0 +1,137 @@
+"""What is written of a pair: disparity, colours, confidence, depth and points, and `inference.json`, which says what the files mean."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from train.inference import Result
+from train.inference_pairs import Pair
+from utils.calibration import Calibration
+from utils.errors import UserError
+from utils.files import write_atomic
+from utils.geometry import depth_to_points, disparity_to_depth
+from utils.images import write_image
+from utils.pfm import write_pfm
+from utils.ply import write_ply
+from utils.video import VideoWriter
+from utils.visualize import colorize_disparity
+
+MAPS = ("png", "pfm", "npy")
+FORMATS = (*MAPS, "colour", "ply")
+USUAL = ("png", "npy", "colour", "ply")
+DISPARITY_SCALE = 256.0  # stored units per pixel, as of KITTI
+DEPTH_SCALE = 1000.0  # stored units per metre
+CONFIDENCE_SCALE = 65535.0
+MOST = 65535
+ABOUT = {
+    "disparity.png": "16 bit, disparity in pixels = value / png_scale, 0 unknown",
+    "disparity.pfm, disparity.npy": "disparity in pixels, x_right = x_left - disparity",
+    "depth.png": "16 bit, millimetres along the optical axis, 0 unknown or beyond 65.535 m",
+    "depth.pfm, depth.npy": "metres along the optical axis, 0 unknown",
+    "confidence.png": "16 bit, probability that the disparity is less than a pixel off = value / 65535",
+    "confidence.pfm, confidence.npy": "probability that the disparity is less than a pixel off",
+    "occluded.png": "255 where the right eye does not see the same, 0 elsewhere; left out of depth and points",
+    "points.ply": "metres; x right, y down, z forward from the left camera",
+    "left.png, right.png": "the rectified pair that all of this belongs to",
+}
+
+
+@dataclass
+class Output:
+    """Writes into `folder`, into a folder of its own for each pair with a name.
+
+    formats: of `FORMATS`; png, pfm and npy are of every map. png_scale: stored units per pixel of disparity. max_depth_m: farther points
+    are left out of the cloud. fps: of a video, whose colours become one as well.
+    """
+
+    folder: Path
+    formats: Sequence[str] = USUAL
+    png_scale: float = DISPARITY_SCALE
+    max_depth_m: float | None = None
+    fps: float | None = None
+    _video: VideoWriter | None = field(default=None, init=False)
+    _brightest: float | None = field(default=None, init=False)
+
+    def write(self, pair: Pair, result: Result, calibration: Calibration | None, *, rectified: bool = False) -> dict[str, str]:
+        """All files of one pair; kind -> sentence of what could not be stored. rectified: the views are new, so they are written too."""
+        folder = self.folder / pair.name
+        folder.mkdir(parents=True, exist_ok=True)
+        lost = self._map(folder, "disparity", result.disparity, self.png_scale)
+        if result.confidence is not None:
+            self._map(folder, "confidence", result.confidence, CONFIDENCE_SCALE)
+        if result.agree is not None:
+            write_image(folder / "occluded.png", np.where(result.agree, 0, 255).astype(np.uint8))
+        if "colour" in self.formats:
+            self._colour(folder, result)
+        if calibration is not None:
+            depth = depth_of(result, calibration)
+            self._map(folder, "depth", depth, DEPTH_SCALE)
+            if "ply" in self.formats:
+                shown = (depth > 0) & (depth <= (np.inf if self.max_depth_m is None else self.max_depth_m))
+                write_ply(folder / "points.ply", depth_to_points(depth, calibration)[shown], pair.left[shown])
+        if rectified:
+            write_image(folder / "left.png", pair.left)
+            write_image(folder / "right.png", pair.right)
+        if not lost:
+            return {}
+        return {
+            "png": f"{lost} disparities above {MOST / self.png_scale:g} px do not fit into disparity.png and are 0 there; pass a smaller "
+            f"--png_scale than {self.png_scale:g}, or use the other formats"
+        }
+
+    def _map(self, folder: Path, name: str, values: np.ndarray, scale: float) -> int:
+        """How many values the PNG could not hold."""
+        lost = 0
+        if "png" in self.formats:
+            stored, lost = encode_png16(values, scale)
+            write_image(folder / f"{name}.png", stored)
+        if "pfm" in self.formats:
+            write_pfm(folder / f"{name}.pfm", values)
+        if "npy" in self.formats:
+            np.save(folder / f"{name}.npy", values)
+        return lost
+
+    def _colour(self, folder: Path, result: Result) -> None:
+        """A picture with the largest disparity as red; of a video, frames with the same colours throughout."""
+        if self.fps is None:
+            write_image(folder / "colour.png", colorize_disparity(result.disparity, result.agree))
+            return
+        if self._video is None:
+            self._video = VideoWriter(self.folder / "colour.mp4", self.fps or 25.0)
+            self._brightest = 1.1 * float(np.percentile(result.disparity, 99.5))
+        self._video.write(colorize_disparity(result.disparity, result.agree, self._brightest))
+
+    def close(self, about: Mapping[str, Any]) -> None:
+        """Finish the video, and write `inference.json`: `about` and what the files mean."""
+        if self._video is not None:
+            self._video.close()
+        content = {**about, "png_scale": self.png_scale, "files": ABOUT}
+        write_atomic(self.folder / "inference.json", json.dumps(content, indent=2, default=str) + "\n")
+
+
+def depth_of(result: Result, calibration: Calibration) -> np.ndarray:
+    """Metres, float32 (H, W); 0 where disparity is 0 and where the eyes do not agree. calibration: at the size of the pair."""
+    depth = disparity_to_depth(result.disparity, calibration.focal_px, calibration.baseline_m, calibration.doffs_px)
+    return depth if result.agree is None else np.where(result.agree, depth, np.float32(0))
+
+
+def encode_png16(values: np.ndarray, scale: float) -> tuple[np.ndarray, int]:
+    """uint16 (H, W): round(values * scale), at least 1 where positive, 0 where not or where it would not fit; and how many did not fit."""
+    scaled = np.rint(np.maximum(values.astype(np.float64), 0) * scale)
+    fits = scaled <= MOST  # false for NaN
+    stored = np.where(fits, np.where(values > 0, np.maximum(scaled, 1), 0), 0).astype(np.uint16)
+    return stored, int(np.count_nonzero(~fits))
+
+
+def check_formats(names: str) -> tuple[str, ...]:
+    """`png,npy` as formats. Raises UserError for an unknown one."""
+    formats = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+    if unknown := [name for name in formats if name not in FORMATS]:
+        raise UserError(f"--formats {names}: '{unknown[0]}' is none of {', '.join(FORMATS)}")
+    if not formats:
+        raise UserError(f"--formats: nothing would be written; expected some of {', '.join(FORMATS)}")
+    return formats
