@@ -41,7 +41,8 @@ def _row(item: Inspected) -> tuple[str, ...]:
     sizes = sorted({pair.size for pair in pairs}, key=lambda size: size[0] * size[1])
     shown = " to ".join(f"{w}x{h}" for w, h in dict.fromkeys((sizes[0], sizes[-1])))
     valid = np.mean([pair.valid for pair in pairs])
-    lowest, highest = np.nanmin([p.lowest for p in pairs] + [np.inf]), np.nanmax([p.highest for p in pairs] + [0])
+    known = [pair for pair in pairs if not np.isnan(pair.lowest)]
+    span = f"{min(pair.lowest for pair in known):.1f}-{max(pair.highest for pair in known):.1f}" if known else "-"
     reading, count = item.readings.most_common(1)[0]
     check = f"{reading} ({count} of {len(pairs)})"
     return (
