@@ -52,7 +52,7 @@ def _row(item: Inspected) -> tuple[str, ...]:
         str(len(item.examined)),
         shown,
         f"{100 * valid:.1f} %",
-        f"{lowest:.1f}-{highest:.1f}",
+        span,
         check,
     )
 
