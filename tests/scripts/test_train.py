@@ -12,6 +12,7 @@ import torch
 
 from tests.fsd_layout import write_pair
 from tests.scripts.tiny import QUICK, ROOT, TINY, assert_same, weights
+from train import preflight
 
 FEW = [*QUICK, "--config"]
 
@@ -128,6 +129,22 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(train, tiny, tmp_path):
     for word in ("parameters", "made", "stereo: sequence", "2 samples (2 x 1 accumulated x 1 processes)", "gradient norm"):
         assert word in outcome.output, word
     assert {path.name for path in tmp_path.iterdir()} == {"tiny.json"}
+
+
+def test_a_run_says_what_it_is_short_of_and_what_it_runs_on(train, tiny, tmp_path, monkeypatch):
+    free = {preflight.SHARED_MEMORY: 1000}
+    monkeypatch.setattr(preflight, "_free", lambda folder: free.get(folder, 60 * 2**20))
+    outcome = train(*FEW, tiny, "--num_iterations", 1, "--save_every", 1, "--workspace", "run", "--set", "data.workers=1")
+    assert outcome.code == 0, outcome.output
+    assert "1 x cpu, no GPU is visible; python" in outcome.output and "torch" in outcome.output
+    assert "/dev/shm: 0 MiB are free" in outcome.output and "checkpoints of about" not in outcome.output  # one of 44 MB fits
+    outcome = train(*FEW, tiny, "--num_iterations", 2, "--save_every", 1, "--workspace", "run", "--checkpoint", "latest")
+    assert "checkpoints of about" not in outcome.output  # one is there, one is to come
+    again = ["--num_iterations", 2, "--save_every", 1, "--workspace", "other", "--set", "checkpoints.keep_last=2"]
+    outcome = train(*FEW, tiny, *again)
+    assert "0.1 GiB are free, and 2 checkpoints of about 0.04 GiB are still to come" in outcome.output
+    written = sum(path.stat().st_size for path in (tmp_path / "other" / "checkpoint").glob("00000002*.pt"))
+    assert abs(written / 2**30 - 0.04) < 0.005
 
 
 # ---- bad input --------------------------------------------------------------------------------------------------------------------------

@@ -7,10 +7,12 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
+import train.run
 from tests.scripts.tiny import TINY
 from train.config import load_config
-from train.loop import update
+from train.loop import Seen, names, not_finite, update
 from train.run import Options, build_run
+from train.sample import StereoBatch
 from utils.errors import UserError
 
 
@@ -56,23 +58,111 @@ def poison(run, monkeypatch, steps, micro=0):
     monkeypatch.setattr(run.objective.__class__, "__call__", poisoned)
 
 
-@pytest.mark.parametrize(("accumulate", "micro"), [(1, 0), (2, 0), (2, 1), (4, 2)])
-def test_an_infinite_gradient_moves_nothing_and_the_next_step_is_whole(build, monkeypatch, caplog, accumulate, micro):
-    run = build(gradient_accumulation_steps=accumulate)
-    poison(run, monkeypatch, {1}, micro)
-    logging.getLogger("stereofoundry").propagate = True
-    update(run, 0)
-    before = snapshot(run)
+def spoil(run, monkeypatch, what, value, step, micro):
+    """Put `value` into one micro-batch of one step: into an image, the ground truth, the loss, or a gradient. Returns the sample's name."""
+    batches, backward, per_step, at = run.loader.batches, run.accelerator.backward, run.options.gradient_accumulation_steps, []
+    spoilt = []
+
+    def spoilt_batches(now):
+        for i, batch in enumerate(batches(now)):
+            at[:] = [now, i]
+            if (now, i) == (step, micro):
+                spoilt.append(names(batch)[-1])
+                if what == "image":
+                    batch.left = batch.left.float() / 255
+                    batch.left[-1, 0, 5, 5] = value
+                elif what == "truth":
+                    batch.disparity[-1, 8, 8], batch.valid[-1, 8, 8] = value, True
+            yield batch
+
+    def spoilt_backward(loss):
+        backward(loss * value if what == "loss" and at == [step, micro] else loss)
+        if what == "gradient" and at == [step, micro]:
+            next(p for p in run.network.parameters() if p.grad is not None).grad.view(-1)[0] = value
+
+    monkeypatch.setattr(run.loader, "batches", spoilt_batches)
+    monkeypatch.setattr(run.accelerator, "backward", spoilt_backward)
+    assert micro < per_step
+    return spoilt
+
+
+INF, NAN = float("inf"), float("nan")
+
+
+@pytest.mark.parametrize(
+    ("what", "value", "accumulate", "micro", "precision"),
+    [
+        ("gradient", INF, 1, 0, "fp32"), ("gradient", NAN, 1, 0, "bf16"), ("gradient", INF, 2, 1, "fp32"), ("gradient", NAN, 4, 0, "fp32"),
+        ("loss", INF, 1, 0, "fp32"), ("loss", NAN, 2, 0, "bf16"), ("loss", INF, 4, 2, "fp32"), ("truth", NAN, 2, 1, "fp32"),
+        ("image", NAN, 1, 0, "fp32"), ("image", INF, 2, 0, "bf16"), ("image", NAN, 4, 3, "fp32"),
+    ],
+)  # fmt: skip
+def test_what_is_not_finite_moves_nothing_and_the_next_step_is_whole(build, monkeypatch, caplog, what, value, accumulate, micro, precision):
+    run = build(gradient_accumulation_steps=accumulate, precision=precision, batch_size_forward=2 if what in ("image", "truth") else 1)
+    spoilt = spoil(run, monkeypatch, what, value, 1, micro)
     with caplog.at_level(logging.WARNING, "stereofoundry"):
+        update(run, 0)
+        before = snapshot(run)
+        assert before["n"] == 1
         update(run, 1)
     assert all(torch.equal(value, before[name]) for name, value in snapshot(run).items())
-    assert run.skipped == 1 and "step 1 skipped" in caplog.text and "made/" in caplog.text
+    assert run.skipped == 1 and "step 1 skipped" in caplog.text and spoilt[0] in caplog.text
+    assert ("not finite in" in caplog.text) == (what in ("image", "truth"))  # of the others only the scalar, or its gradient, was spoilt
     update(run, 2)
     after = snapshot(run)
     assert after["n"] == before["n"] + 1 and after["lr"] == before["lr"] + 1
     assert all(torch.isfinite(value).all() for value in after.values())
     assert run.skipped == 1 and run.skipped_in_row == 0
     assert torch.isfinite(torch.tensor(list(run.means.reduce().values()))).all()
+
+
+def test_infinite_ground_truth_is_beyond_the_limit_and_costs_nothing(build, monkeypatch):
+    run = build()
+    spoil(run, monkeypatch, "truth", INF, 0, 0)
+    update(run, 0)
+    assert run.skipped == 0 and run.ema.num_updates == 1
+
+
+def test_the_sample_that_is_not_finite_is_told_from_the_others_of_its_batch():
+    good, bad = torch.ones(2, 4, 4), torch.ones(2, 4, 4)
+    bad[1, 2, 2] = NAN
+    images, parts = torch.ones(2, 3, 4, 4), {"loss": torch.tensor(NAN)}
+
+    def seen(left=images, truth=good, disparity=good, parts=parts):
+        return Seen(parts, disparity, StereoBatch(left, images, truth, truth > 0, ["a", "b"], ["x", "x"], ["stereo", "stereo"]))
+
+    assert not_finite(seen(truth=bad)) == not_finite(seen(disparity=bad)) == [False, True]
+    assert not_finite(seen(left=torch.where(torch.arange(2).view(2, 1, 1, 1) == 0, INF, images))) == [True, False]
+    assert not_finite(seen()) == [True, True]  # the loss alone: any of them may be the cause
+    assert not_finite(seen(parts={"loss": torch.tensor(1.0)})) == [False, False]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_fp16_scaling_skips_lowers_its_scale_and_stays_in_step(build, monkeypatch, accumulate):
+    """The real scaler of torch, on the CPU, in an otherwise fp32 run: accelerate makes one on a GPU only."""
+    scaler, build_accelerator = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2), train.run._build_accelerator
+
+    def with_scaler(options):
+        accelerator = build_accelerator(options)
+        accelerator.scaler = scaler
+        return accelerator
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.run, "_build_accelerator", with_scaler)
+        run = build(gradient_accumulation_steps=accumulate)
+    monkeypatch.setattr(run.accelerator, "unscale_gradients", lambda optimizer=None: scaler.unscale_(run.optimizer.optimizer))
+    plain = build(gradient_accumulation_steps=accumulate)
+    update(run, 0)
+    update(plain, 0)
+    before, expected = snapshot(run), snapshot(plain)
+    assert all(torch.equal(value, before[name]) for name, value in expected.items())  # the scale is a power of two: it changes no bit
+    spoil(run, monkeypatch, "gradient", INF, 1, accumulate - 1)
+    update(run, 1)
+    assert all(torch.equal(value, before[name]) for name, value in snapshot(run).items())
+    assert run.skipped == 1 and scaler.get_scale() == 512
+    for step in (2, 3):
+        update(run, step)
+    assert scaler.get_scale() == 1024 and run.ema.num_updates == run.schedule.last_epoch == 3
 
 
 def test_batch_norm_statistics_survive_a_forward_pass_that_is_not_finite(build):

@@ -1,0 +1,46 @@
+"""What is said before the first step, and that nothing is where nothing is off."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from train import preflight
+from utils.errors import UserError
+
+GIB = 2**30
+
+
+def test_a_disk_for_all_checkpoints_is_not_mentioned():
+    assert preflight.disk(Path("run"), 2 * GIB, 10, 20 * GIB) is None
+    assert "19.0 GiB are free, and 10 checkpoints of about 2.00 GiB" in preflight.disk(Path("run"), 2 * GIB, 10, 19 * GIB)
+
+
+def test_shared_memory_holds_what_the_workers_load_ahead():
+    assert preflight.shared_memory(4, 4, 10 * 2**20, 200 * 2**20) is None
+    line = preflight.shared_memory(4, 4, 10 * 2**20, 64 * 2**20)  # docker's default; 4 workers x (4 ahead + 1 at hand) x 10 MiB
+    assert "64 MiB are free" in line and "can take 200;" in line and "--shm-size" in line
+    assert preflight.shared_memory(0, 4, 10 * 2**20, 0) is None
+
+
+def test_devices_that_are_not_used_are_named():
+    assert preflight.idle_devices(8, 8) is None and preflight.idle_devices(1, 0) is None
+    assert "8 GPUs are visible and 1 are used; `accelerate launch --num_processes 8`" in preflight.idle_devices(1, 8)
+
+
+def test_processes_with_other_versions_are_named():
+    same = {"torch": "2.6.0", "commit": "abc"}
+    assert preflight.other_versions([same, dict(same)]) is None
+    line = preflight.other_versions([same, same, {"torch": "2.7.0", "commit": "abc"}])
+    assert "process 2 has torch 2.7.0, process 0 2.6.0" in line and "commit" not in line
+
+
+def test_a_workspace_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path, monkeypatch):
+    preflight.check_writable(tmp_path / "new" / "run")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/run: cannot be written \(.*file: is not a folder\)"):
+        preflight.check_writable(tmp_path / "file" / "run")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UserError, match="read-only"):
+        preflight.check_writable(tmp_path / "new" / "run")
