@@ -21,6 +21,8 @@ class StereoSample:
     occluded: bool (H, W), left pixels that the right eye does not see, where the data set knows.
     sparse: ground truth with holes between points (laser); never interpolated.
     calibration: of the stored pair, where the data set has it; augmentations drop it.
+    pose: float32 (6,), how far the right camera is from its rectified place, where the data set knows: rotation vector in radians, position
+        in baselines.
     key: the sample's name inside its data set; stable when files are added.
     """
 
@@ -33,6 +35,7 @@ class StereoSample:
     occluded: np.ndarray | None = None
     sparse: bool = False
     calibration: Calibration | None = None
+    pose: np.ndarray | None = None
     key: str = ""
 
     def replace(self, **changes: object) -> Self:

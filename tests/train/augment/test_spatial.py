@@ -17,7 +17,8 @@ ALL = ("left", "right", "disparity", "valid", "disparity_right", "valid_right", 
 
 @pytest.fixture(scope="module")
 def samples():
-    params = {"size": [192, 128], "noise": 0, "eye_difference": 0, "max_disparity": 40, "seed": 11}
+    faults = ("reflections", "noise", "shot_noise", "eye_difference", "vignetting", "defocus", "motion_blur", "eye_blur")
+    params = {"size": [192, 128], "max_disparity": 40, "seed": 11, "scenes": {"abstract": 1}, **dict.fromkeys(faults, 0)}
     dataset = build_dataset("synthetic", None, params, "data")
     return [dataset.load(i) for i in range(6)]
 

@@ -1,6 +1,6 @@
 """Pictures for surfaces, rich and poor: noise, collages, speckle, repeated patterns, grain, nearly nothing. Where they go is `scene`'s.
 
-Each maker returns float32 (height, width, 3) RGB in 0..255. They are sampled at less than one texel per pixel, so that detail at the
+Each maker returns uint8 (height, width, 3) RGB. They are sampled at less than one texel per pixel, so that detail at the
 texel's own size stays below what either view can resolve.
 """
 
@@ -19,8 +19,13 @@ def texture(rng: np.random.Generator, height: int, width: int, poor: float = 0.1
     picture = MAKERS[int(rng.choice(len(MAKERS), p=WEIGHTS))](rng, height, width)
     if rng.random() < 0.6:
         detail = 1 + np.float32(rng.uniform(0.1, 0.5)) * (fractal(rng, height, width, 8, 1.0) - 0.5)
-        picture = cv2.multiply(picture, cv2.merge([detail] * 3))
+        picture = shaded(picture, detail)
     return picture
+
+
+def shaded(picture: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """uint8 (h, w, 3) times float32 (h, w)."""
+    return cv2.multiply(picture, cv2.merge([factor] * 3), dtype=cv2.CV_8U)
 
 
 def colours(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -55,31 +60,31 @@ def stretched(values: np.ndarray) -> np.ndarray:
     return (values - np.float32(low)) * np.float32(1 / max(high - low, 1e-6))
 
 
-def painted(rng: np.random.Generator, values: np.ndarray, count: int | None = None) -> np.ndarray:
-    """`values` in [0, 1] through a random palette of a few colours, blending into each other."""
-    stops = colours(rng, count or int(rng.integers(2, 5)))
-    places = np.linspace(0, 1, len(stops))
-    table = np.stack([np.interp(np.linspace(0, 1, PALETTE), places, channel) for channel in stops.T], axis=1).astype(np.float32)
+def painted(values: np.ndarray, stops: np.ndarray) -> np.ndarray:
+    """`values` in [0, 1] through a palette of a few colours (n, 3), blending into each other."""
+    steps = np.linspace(0, 1, PALETTE)
+    table = np.stack([np.interp(steps, np.linspace(0, 1, len(stops)), channel) for channel in stops.T], axis=1)
     codes = cv2.convertScaleAbs(values, alpha=PALETTE - 1)
-    return cv2.merge([cv2.LUT(codes, channel.copy()) for channel in table.T])
+    return cv2.LUT(cv2.merge([codes] * 3), np.rint(table).astype(np.uint8)[None])
 
 
 def noise(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    return painted(rng, fractal(rng, height, width, int(2 ** rng.integers(3, 8)), rng.uniform(0.55, 1.0)))
+    values = fractal(rng, height, width, int(2 ** rng.integers(3, 8)), rng.uniform(0.55, 1.0))
+    return painted(values, colours(rng, int(rng.integers(2, 5))))
 
 
 def speckle(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Dots of a few texels, as of plaster, gravel or a projected pattern."""
     dots = cv2.GaussianBlur(rng.random((height, width), np.float32), (0, 0), rng.uniform(0.8, 2))
     dots = stretched(dots)
-    return painted(rng, np.clip((dots - 0.5) * np.float32(rng.uniform(1, 4)) + 0.5, 0, 1), 2)
+    return painted(np.clip((dots - 0.5) * np.float32(rng.uniform(1, 4)) + 0.5, 0, 1), colours(rng, 2))
 
 
 def grain(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Bands bent by noise: wood, marble, cloth."""
     along = np.linspace(0, rng.uniform(5, 25), width, dtype=np.float32)
     bent = fractal(rng, height, width, 64, rng.uniform(0.4, 0.7)) * np.float32(rng.uniform(2, 12))
-    return painted(rng, 0.5 + 0.5 * np.sin(along + bent), 3)
+    return painted(0.5 + 0.5 * np.sin(along + bent), colours(rng, 3))
 
 
 def collage(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -104,7 +109,7 @@ def collage(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
             turn = rng.uniform(0, 360, size=3)
             axes = (int(size) + 1, int(size * rng.uniform(0.3, 1)) + 1)
             cv2.ellipse(picture, (x, y), axes, turn[0], turn[1], turn[1] + turn[2], paint, int(rng.integers(1, 5)), cv2.LINE_AA)
-    return cv2.GaussianBlur(picture, (3, 3), 0.5).astype(np.float32)
+    return cv2.GaussianBlur(picture, (3, 3), 0.5)
 
 
 def pattern(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -133,10 +138,10 @@ def pattern(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
         high = y * 2 if kind == "bricks" else y
         joint = np.minimum(np.abs(shifted - np.rint(shifted)), np.abs(high - np.rint(high)) * (0.5 if kind == "bricks" else 1))
         values = sharp * 2 * (joint - np.float32(rng.uniform(0.02, 0.1)))
-    picture = painted(rng, np.clip(values, 0, 1).astype(np.float32), 2)
+    picture = painted(np.clip(values, 0, 1).astype(np.float32), colours(rng, 2))
     if rng.random() < 0.4:
         dirt = 1 - np.float32(rng.uniform(0.1, 0.5)) * fractal(rng, height, width, 64, 0.7)
-        picture = cv2.multiply(picture, cv2.merge([dirt] * 3))
+        picture = shaded(picture, dirt)
     return picture
 
 
@@ -144,8 +149,7 @@ def flat(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """One colour, slowly changing, with noise of a few grey levels at most: what stereo finds hard."""
     faint = np.float32(rng.uniform(0, 6)) * (fractal(rng, height, width, 16, 0.9) - 0.5)
     slow = np.float32(rng.uniform(0, 40)) * (fractal(rng, height, width, 256, 0.3) - 0.5)
-    picture = np.full((height, width, 3), colours(rng, 1)[0], np.float32)
-    return cv2.add(picture, cv2.merge([faint + slow] * 3))
+    return cv2.convertScaleAbs(np.maximum(cv2.merge([faint + slow + channel for channel in colours(rng, 1)[0]]), 0))
 
 
 MAKERS: tuple[Callable[[np.random.Generator, int, int], np.ndarray], ...] = (noise, collage, speckle, grain, pattern)

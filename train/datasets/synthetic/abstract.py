@@ -1,29 +1,26 @@
-"""What stands where: a background and objects before it, within a range of disparity. How they look and are drawn is next door."""
+"""Scenes of nothing in the world: a background and objects of any form before it. Those that a camera might see are in `places`."""
 
 import cv2
 import numpy as np
 
-from train.datasets.synthetic.render import MAX_SLOPE, Surface
-from train.datasets.synthetic.shapes import GROUNDS, RELIEFS, SOLID, THIN, Frame, frame
-from train.datasets.synthetic.textures import texture
+from train.datasets.synthetic.render import Lens, Scene, Surface
+from train.datasets.synthetic.shapes import GROUNDS, RELIEFS, SOLID, THIN, frame
+from train.datasets.synthetic.sheet import MAX_SLOPE, Sheet
+from train.datasets.synthetic.skins import Skins
+from train.datasets.synthetic.spread import Spread, draw
 
 MARGIN = 2  # pixels around a thing's box, for the softened outline
 LARGEST_TEXTURE = 640
 THIN_SHARE, LARGE_SHARE = 0.3, 0.15  # of the things in a scene; the others are of medium size
 
 
-def build_scene(rng: np.random.Generator, size: tuple[int, int], limits: tuple[float, float], objects: tuple[int, int]) -> list[Surface]:
-    """The surfaces of one scene, farthest first. size: (width, height); limits: of every disparity; objects: least and most of them."""
-    lowest, highest = limits
-    highest = _between(rng, min(max(1.5 * lowest, highest / 4), highest), highest)
-    far = _between(rng, max(lowest, highest / 30), max(lowest, highest / 2.5))
-    reach = size[0] + int(np.ceil(highest)) + 2  # the right eye looks past the left view's border
-    surfaces = [_background(rng, (reach, size[1]), far, (lowest, highest))]
-    for _ in range(int(rng.integers(objects[0], objects[1] + 1))):
-        thing = _object(rng, size, reach, far, (lowest, highest))
-        if thing is not None:
-            surfaces.append(thing)
-    return [surfaces[0], *sorted(surfaces[1:], key=lambda surface: float(surface.disparity.mean()))]
+def abstract(rng: np.random.Generator, size: tuple[int, int], spread: Spread, count: int, skins: Skins) -> Scene:
+    """size: (width, height); count: of objects."""
+    reach = size[0] + int(np.ceil(spread.near)) + 2  # the right eye looks past the left view's border
+    things = (_object(rng, size, reach, spread, skins) for _ in range(count))
+    objects = sorted((thing for thing in things if thing is not None), key=lambda thing: thing.nearness)
+    surfaces: list[Surface] = [background(rng, (reach, size[1]), spread, skins), *objects]
+    return Scene(surfaces, Lens(size[0], ((size[0] - 1) / 2, (size[1] - 1) / 2)))
 
 
 def fit(relief: np.ndarray, centre: float, spread: float, limits: tuple[float, float]) -> np.ndarray:
@@ -40,26 +37,27 @@ def fit(relief: np.ndarray, centre: float, spread: float, limits: tuple[float, f
     return np.clip(fitted, *limits).astype(np.float32)
 
 
-def _background(rng: np.random.Generator, size: tuple[int, int], far: float, limits: tuple[float, float]) -> Surface:
+def background(rng: np.random.Generator, size: tuple[int, int], spread: Spread, skins: Skins) -> Sheet:
+    """A wall, a floor, a cloth, hills, over `size` (width, height) of the left view."""
     width, height = size
     # Half of them rise towards the lower border, as a floor or a road does.
     angle = rng.normal(np.pi / 2, 0.15) if rng.random() < 0.5 else rng.uniform(0, 2 * np.pi)
     at = frame((0, 0, width, height), (width / 2, height / 2), (width / 2, height / 2), angle)
     relief = list(GROUNDS.values())[int(rng.integers(len(GROUNDS)))](at, rng)
-    near = min(_between(rng, far, limits[1]), 6 * far)
-    disparity = fit(relief, (far + near) / 2, (near - far) / 2, limits)
-    return _surface(rng, (0, 0), at, disparity, None)
+    far, near = spread.far, min(spread.draw(rng), 6 * spread.far)
+    disparity = fit(relief, (far + near) / 2, (near - far) / 2, (spread.limits[0], spread.near))
+    return _sheet(rng, (0, 0), disparity, None, skins)
 
 
-def _object(rng: np.random.Generator, size: tuple[int, int], reach: int, far: float, limits: tuple[float, float]) -> Surface | None:
+def _object(rng: np.random.Generator, size: tuple[int, int], reach: int, spread: Spread, skins: Skins) -> Sheet | None:
     """One thing before the background; None where it falls outside of both views."""
     kind = rng.random()
     thin = kind < THIN_SHARE
     smallest, largest = (0.1, 0.6) if thin else (0.3, 0.7) if kind < THIN_SHARE + LARGE_SHARE else (0.04, 0.25)
-    long = _between(rng, smallest, largest) * min(size)
+    long = draw(rng, smallest, largest, "log_uniform") * min(size)
     half = (max(long, 4.0), max(long * rng.uniform(0.15 if thin else 0.35, 1), 4.0))
     angle = rng.choice([0, np.pi / 2]) + rng.normal(0, 0.1) if rng.random() < 0.4 else rng.uniform(0, 2 * np.pi)
-    centre = _between(rng, far, limits[1])
+    centre = spread.draw(rng)
     middle = (rng.uniform(0, size[0] + centre), rng.uniform(0, size[1]))
 
     cos, sin = abs(np.cos(angle)), abs(np.sin(angle))
@@ -72,21 +70,28 @@ def _object(rng: np.random.Generator, size: tuple[int, int], reach: int, far: fl
     outlines = THIN if thin else SOLID
     inside = outlines[int(rng.integers(len(outlines)))](at, rng)
     relief = list(RELIEFS.values())[int(rng.integers(len(RELIEFS)))](at, rng)
-    disparity = fit(relief, centre, centre * rng.uniform(0.02, 0.35), limits)
-    return _surface(rng, (x0, y0), at, disparity, inside)
+    disparity = fit(relief, centre, centre * rng.uniform(0.02, 0.35), (spread.limits[0], spread.near))
+    return _sheet(rng, (x0, y0), disparity, inside, skins, depth=centre if rng.random() < 0.5 else None)
 
 
-def _surface(rng: np.random.Generator, corner: tuple[int, int], at: Frame, disparity: np.ndarray, inside: np.ndarray | None) -> Surface:
+def _sheet(
+    rng: np.random.Generator,
+    corner: tuple[int, int],
+    disparity: np.ndarray,
+    inside: np.ndarray | None,
+    skins: Skins,
+    depth: float | None = None,
+) -> Sheet:
     height, width = disparity.shape
     texels = rng.uniform(0.35, 0.7)  # per pixel: below one, so that neither eye undersamples
     turn = rng.uniform(0, 2 * np.pi)
     diagonal = min(int(np.hypot(height, width) * texels) + 4, LARGEST_TEXTURE)
-    picture = texture(rng, diagonal, diagonal)
+    skin = skins.picture(diagonal, diagonal)
     cos, sin = texels * np.cos(turn), texels * np.sin(turn)
     middle = np.array([corner[0] + width / 2, corner[1] + height / 2])
     linear = np.array([[cos, sin], [-sin, cos]])
     offset = np.array([diagonal / 2, diagonal / 2]) - linear @ middle
-    return Surface(corner, disparity, inside, _light(rng, disparity), picture, np.column_stack([linear, offset]))
+    return Sheet(corner, disparity, inside, _light(rng, disparity), skin, np.column_stack([linear, offset]), depth)
 
 
 def _light(rng: np.random.Generator, disparity: np.ndarray) -> np.ndarray:
@@ -98,8 +103,3 @@ def _light(rng: np.random.Generator, disparity: np.ndarray) -> np.ndarray:
     lean = np.float32(strength / 2 * np.cos(direction)) * across + np.float32(strength / 2 * np.sin(direction)) * down
     slow = np.linspace(rng.uniform(-0.15, 0.15), rng.uniform(-0.15, 0.15), width, dtype=np.float32)
     return np.clip(np.float32(rng.uniform(0.7, 1.15)) + lean + slow, np.float32(0.35), np.float32(1.3)).astype(np.float32)
-
-
-def _between(rng: np.random.Generator, low: float, high: float) -> float:
-    """Log-uniform: as many between 1 and 2 as between 50 and 100."""
-    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
