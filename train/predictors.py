@@ -1,6 +1,5 @@
 """What can be measured and used: a sample in, disparity out. A trained network, or what people use without one (`baselines`)."""
 
-import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,12 +7,11 @@ import numpy as np
 import torch
 
 from train.baselines import sgbm
+from train.inference import SGBM, Precision, Settings, build_estimator
 from train.sample import StereoSample
 from utils.errors import UserError
 
 Predict = Callable[[StereoSample], np.ndarray]
-SGBM = "sgbm"
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build_predictor(
@@ -22,7 +20,7 @@ def build_predictor(
     *,
     iterations: int | None = None,
     cascades: int = 1,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     changes: Mapping[str, Any] | None = None,
 ) -> Predict:
     """sample -> float32 (H, W) disparity in pixels, at its own size.
@@ -32,18 +30,9 @@ def build_predictor(
     """
     if checkpoint == SGBM:
         return lambda sample: sgbm(sample.left, sample.right, float(sample.disparity[sample.valid].max(initial=0)) or None)
-    from train.load import load_trained
-
-    if precision == "fp16" and device.type == "cpu":
-        raise UserError("--precision fp16: needs a GPU; on a CPU use fp32 or bf16")
-    model = load_trained(checkpoint, changes).to(device)
-    low = PRECISIONS[precision]
-
-    def predict(sample: StereoSample) -> np.ndarray:
-        with contextlib.nullcontext() if low is None else torch.autocast(device.type, low):
-            return model.infer(sample.left, sample.right, iters=iterations, cascades=cascades)  # pyright: ignore[reportCallIssue]
-
-    return predict
+    settings = Settings(iterations=iterations, cascades=cascades, precision=precision)
+    estimator = build_estimator(checkpoint, device, settings, changes=changes)
+    return lambda sample: estimator(sample.left, sample.right).disparity
 
 
 def choose_device(name: str | None) -> torch.device:
