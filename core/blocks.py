@@ -3,15 +3,17 @@
 Nothing here knows about disparity; a layer used in one place only lives in that place.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 Norm = Literal["batch", "instance", "none"]
 BatchNormPolicy = Literal["train", "frozen_statistics", "frozen"]
+Width = Annotated[int, Field(gt=0, le=4096)]  # channels that a configuration may ask for; beyond, one layer takes gigabytes
 
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}

@@ -14,15 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core import inference
-from core.blocks import at_least_float32, float32_island
+from core.blocks import Width, at_least_float32, float32_island
 from core.checkpointing import checkpointed
 from core.crestereo_attention import LinearAttentionLayer, position_encoding
 from core.inputs import check_iters, check_pair, check_start
 from core.output import StereoOutput
 from core.raft import ConvGRU, MotionEncoder, Trunk, head, initialise, upsample_flow
 from utils.errors import UserError
-
-Width = Annotated[int, Field(gt=0)]
 
 FACTOR = 4  # every level's prediction is convexly upsampled by this
 LINE = [(0, dx) for dx in range(-4, 5)]  # windows as (dy, dx), in the order of their channels
@@ -123,7 +121,7 @@ class CREStereo(nn.Module):
             Sequence[Width], Field(min_length=3, max_length=3, description="stages of the feature network, fine to coarse")
         ] = (64, 96, 128),
         feature_dim: Annotated[
-            int, Field(gt=0, description="channels of the features; half of them start the hidden state; multiple of 4")
+            Width, Field(description="channels of the features; half of them start the hidden state; multiple of 4")
         ] = 256,
         corr_groups: Annotated[int, Field(gt=0, description="groups of the group-wise correlation")] = 4,
         attention_heads: Annotated[int, Field(gt=0, description="of the self and the cross attention at 1/16")] = 8,

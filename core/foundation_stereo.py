@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from core import inference
 from core.backbone import Backbone
-from core.blocks import BatchNormPolicy, keep_batch_norm
+from core.blocks import BatchNormPolicy, Width, keep_batch_norm
 from core.checkpointing import checkpointed
 from core.context import ContextNetwork
 from core.correlation import Implementation, Lookup, lookup_channels
@@ -29,8 +29,6 @@ from utils.errors import UserError
 
 MEAN = (0.485, 0.456, 0.406)  # ImageNet, RGB
 STD = (0.229, 0.224, 0.225)
-
-Width = Annotated[int, Field(gt=0)]
 
 
 class FoundationStereo(nn.Module):
@@ -73,7 +71,7 @@ class FoundationStereo(nn.Module):
             128,
             128,
         ),
-        volume_dim: Annotated[int, Field(ge=4, description="channels of the cost volume; multiple of 4")] = 28,
+        volume_dim: Annotated[int, Field(ge=4, le=1024, description="channels of the cost volume; multiple of 4")] = 28,
         context_dims: Annotated[
             Sequence[Width], Field(min_length=3, max_length=3, description="context network at full, half and quarter resolution")
         ] = (64, 96, 128),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core import inference
-from core.blocks import BatchNormPolicy, Norm, ResidualBlock, at_least_float32, float32_island, keep_batch_norm, two_blocks
+from core.blocks import BatchNormPolicy, Norm, ResidualBlock, Width, at_least_float32, float32_island, keep_batch_norm, two_blocks
 from core.checkpointing import checkpointed
 from core.correlation import PAIR_CORRELATIONS, Implementation, PairCorrelation
 from core.inputs import check_batch_statistics, check_iters, check_pair, check_start
@@ -21,8 +21,6 @@ from core.output import StereoOutput
 from core.raft import ConvGRU, MotionEncoder, Trunk, head, initialise, upsample_flow
 from core.update import enlarge, pool
 from utils.errors import UserError
-
-Width = Annotated[int, Field(gt=0)]
 
 
 class Lookup:
@@ -137,7 +135,7 @@ class RAFTStereo(nn.Module):
         feature_dims: Annotated[
             Sequence[Width], Field(min_length=3, max_length=3, description="stages of the feature and context networks, fine to coarse")
         ] = (64, 96, 128),
-        feature_dim: Annotated[int, Field(gt=0, description="channels of the features that are correlated")] = 256,
+        feature_dim: Annotated[Width, Field(description="channels of the features that are correlated")] = 256,
         context_norm: Annotated[Literal["batch", "instance"], Field(description="norm of the context network")] = "batch",
         shared_backbone: Annotated[bool, Field(description="features and context from one trunk, the context network's")] = False,
         slow_fast_gru: Annotated[bool, Field(description="coarser GRUs take more steps per iteration")] = False,

@@ -14,13 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core import inference
-from core.blocks import BatchNormPolicy, ConvNormAct, at_least_float32, keep_batch_norm
+from core.blocks import BatchNormPolicy, ConvNormAct, Width, at_least_float32, keep_batch_norm
 from core.checkpointing import checkpointed
 from core.inputs import check_batch_statistics, check_iters, check_pair
 from core.output import StereoOutput
 from utils.errors import UserError
-
-Width = Annotated[int, Field(gt=0)]
 
 LOG_VARIANCE = (-10.0, 12.0)  # standard deviations from 0.007 to 400 pixels: the loss divides by the variance
 

@@ -54,7 +54,7 @@ def main(config: str, overrides: tuple[str, ...], enable_mixed_precision: bool, 
 
 
 def _train(name: str, overrides: tuple[str, ...], options: dict) -> None:
-    from train.config import find_config, load_config  # torch and all that follows it take seconds, and --help needs none of it
+    from train.config import find_config, load_config, naming  # torch and all that follows it take seconds, and --help needs none of it
     from train.console import configure_logging
     from train.loop import train
     from train.plan import dry_run
@@ -64,7 +64,7 @@ def _train(name: str, overrides: tuple[str, ...], options: dict) -> None:
     configure_logging()
     path = find_config(name)
     config, settings = load_config(path, overrides), Options(**options, config_suffix=path.suffix)
-    with StopSignals() as stop, build_run(config, settings) as run:
+    with StopSignals() as stop, naming(path), build_run(config, settings) as run:
         if run.options.dry_run:
             click.echo(dry_run(run))
         else:

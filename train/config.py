@@ -5,7 +5,8 @@ stated where the part is registered (networks, losses, data sets, augmentations)
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from train.losses import LossTerm
 from utils.errors import UserError, did_you_mean
-from utils.files import read_config
+from utils.files import no_key_twice, read_config
 from utils.registry import explain
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,6 +28,7 @@ class Section(BaseModel):
 
 
 DATA_VARIABLE = "STEREOFOUNDRY_DATA"
+DEEPEST = 32  # levels of a configuration; the shipped ones have 6
 Size = tuple[Annotated[int, Field(gt=0, le=16384)], Annotated[int, Field(gt=0, le=16384)]]
 
 
@@ -273,6 +275,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         content = _defaults() | content  # so that an override reaches into a section that the file leaves out
     for override in overrides:
         apply_override(content, override)
+    check_plain(content, f"{path}:")
     try:
         config = RunConfig(**content)
     except ValidationError as error:
@@ -280,6 +283,36 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     except TypeError:
         raise UserError(f"{path}: the keys at the top must be words; known: {', '.join(RunConfig.model_fields)}") from None
     return _resolve(config, path)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """While a run is built: errors that begin with the path of a key begin with the file as well, as those of `load_config` do."""
+    try:
+        yield
+    except UserError as error:
+        if re.match(rf"({'|'.join(RunConfig.model_fields)})[.:\[]", str(error)):
+            raise UserError(f"{path}: {error}") from None
+        raise
+
+
+def check_plain(value: Any, where: str, depth: int = 0) -> None:
+    """UserError for what no configuration means and what breaks those that pass it on: nesting without end, texts that no file can hold."""
+    if isinstance(value, dict | list):
+        if depth == DEEPEST:
+            raise UserError(f"{where}: nested more than {DEEPEST} deep; a configuration is not")
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            path = f"{where}[{key}]" if isinstance(key, int) else f"{where}.{key}" if depth else f"{where} {key}"
+            if isinstance(key, str):
+                _check_text(key, path)
+            check_plain(item, path, depth + 1)
+    elif isinstance(value, str):
+        _check_text(value, where)
+
+
+def _check_text(text: str, where: str) -> None:
+    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise UserError(f"{where}: found {text[:60]!r}, with a zero byte or half a character in it; expected text in UTF-8")
 
 
 def _resolve(config: RunConfig, path: Path) -> RunConfig:
@@ -346,14 +379,16 @@ def apply_override(content: dict[str, Any], override: str) -> None:
     Missing objects on the way are created; whether the key exists is decided when the whole is checked.
     """
     path, equals, text = override.partition("=")
-    keys: list[str | int] = [int(index) if index else name for name, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path)]
-    keys = [int(key) if isinstance(key, str) and key.isdigit() else key for key in keys]
+    found = [index or name for name, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path)]
+    keys: list[str | int] = [int(key) if key.isdecimal() and len(key) < 10 else key for key in found]
     if not equals or not keys:
         raise UserError(f"--set {override}: expected key=value, as in --set data.datasets[0].weight=2")
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=no_key_twice)
     except json.JSONDecodeError:
         value = text
+    except (RecursionError, ValueError) as error:
+        raise UserError(f"--set {override}: {error}; no configuration holds such a value") from None
     place: Any = content
     for depth, key in enumerate(keys):
         last = depth == len(keys) - 1

@@ -198,7 +198,7 @@ def _arguments(optimizer: Optimizer, kind: str, params: Config, known: Config, s
         if kind in LENGTH_OF and not {"epochs", LENGTH_OF[kind]} & params.keys():
             arguments[LENGTH_OF[kind]] = steps
         given = arguments.get("total_steps")
-        if kind == "OneCycleLR" and given is not None and given < steps:
+        if kind == "OneCycleLR" and isinstance(given, int | float) and given < steps:
             raise UserError(f"{where}.total_steps: found {given}; OneCycleLR ends there, and the run has {steps} steps; leave it out")
     return arguments
 

@@ -102,10 +102,11 @@ def parse_json(text: str) -> Any:
         return found if found.startswith('"') else re.sub(r"[^\n]", " ", found)
 
     text = _STRING_OR_TRAILING_COMMA.sub(blank, _STRING_OR_COMMENT.sub(blank, text))
-    return json.loads(text, object_pairs_hook=_no_key_twice, parse_constant=_no_constant)
+    return json.loads(text, object_pairs_hook=no_key_twice, parse_constant=_no_constant)
 
 
-def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object that JSON's pairs make. Raises ValueError for a key that is there twice, of which `json` keeps the last."""
     content = dict(pairs)
     if len(content) < len(pairs):
         keys = [key for key, _ in pairs]

@@ -112,7 +112,19 @@ def test_overrides_reach_into_sections_that_the_file_leaves_out(documented):
     assert config.optimizer["params"][0] == {"params": {"include": ["*"]}, "lr": 2e-3} and config.ema.decay == 0.5
 
 
-@pytest.mark.parametrize("override", ["data", "=3", "data.datasets[1].x=3", "data.datasets.x=3", "data.datasets[0].weight.x=1", ".=1"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data",
+        "=3",
+        "data.datasets[1].x=3",
+        'model={"a": 1, "a": 2}',
+        "ema.decay=" + "9" * 5000,
+        "data.datasets.x=3",
+        "data.datasets[0].weight.x=1",
+        ".=1",
+    ],
+)
 def test_an_override_that_leads_nowhere_is_refused(override):
     with pytest.raises(UserError, match="--set"):
         apply_override({"data": {"datasets": [{"weight": 1.0}]}}, override)
