@@ -22,10 +22,10 @@ Box = tuple[int, int, int, int]
 
 
 class Estimate(NamedTuple):
-    """What is known of one pair, at its own size. disparity: float32 (H, W), pixels, >= 0. confidence: see `StereoOutput.confidence`."""
+    """What is known of one pair, float32 (H, W). disparity: pixels, >= 0. log_variance: see `StereoOutput`, None of networks without it."""
 
     disparity: np.ndarray
-    confidence: np.ndarray | None = None
+    log_variance: np.ndarray | None = None
 
 
 def padding_to(multiple: int, height: int, width: int) -> Box:
@@ -170,8 +170,8 @@ def estimate(
     passes = predict_hierarchical if hierarchical else partial(predict_cascaded, cascades=cascades)
     with evaluating(model):
         output = passes(model, views[0], views[1], iters=iters, tiles=tiles)
-        disparity, confidence = output.disparity[0].clamp(min=0), output.confidence
-    return Estimate(disparity.float().cpu().numpy(), None if confidence is None else confidence[0].float().cpu().numpy())
+    found = output.disparity.clamp(min=0), output.log_variance
+    return Estimate(*(None if part is None else part[0].float().cpu().numpy() for part in found))
 
 
 def to_tensor(image: Any, name: str) -> Tensor:

@@ -29,4 +29,9 @@ class StereoOutput(NamedTuple):
     @property
     def confidence(self) -> Tensor | None:
         """(B, H, W) probability that the final disparity is less than a pixel off, for an error that is normal; None without a variance."""
-        return None if self.log_variance is None else torch.erf(torch.exp(-self.log_variance / 2) / 2**0.5)
+        return None if self.log_variance is None else confidence_of(self.log_variance)
+
+
+def confidence_of(log_variance: Tensor) -> Tensor:
+    """Probability that an error is less than a pixel, for one that is normal with the variance exp(`log_variance`) in square pixels."""
+    return torch.erf(torch.exp(-log_variance / 2) / 2**0.5)

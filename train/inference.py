@@ -3,6 +3,7 @@ themselves are in `core.inference`; where pairs come from and what is written of
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from core.inference import Estimate, estimate
+from core.output import confidence_of
 from core.tiles import Tiles
 from train.baselines import sgbm
 from train.load import load_trained
@@ -70,11 +72,12 @@ class Estimator:
         self.limit_px = None if range_px is None else range_px / self.settings.scale
 
     def __call__(self, left: np.ndarray, right: np.ndarray) -> Result:
-        found = self._at_scale(left, right)
+        disparity, log_variance = self._at_scale(left, right)
+        confidence = None if log_variance is None else confidence_of(torch.from_numpy(log_variance)).numpy()
         if not self.settings.left_right:
-            return Result(*found)
+            return Result(disparity, confidence)
         other = mirror(self._at_scale(mirror(right), mirror(left)).disparity)  # a mirrored pair is one whose left eye was the right one
-        return Result(*found, left_right_agree(found.disparity, other, self.settings.agree_px))
+        return Result(disparity, confidence, left_right_agree(disparity, other, self.settings.agree_px))
 
     def _at_scale(self, left: np.ndarray, right: np.ndarray) -> Estimate:
         height, width = left.shape[:2]
@@ -82,9 +85,11 @@ class Estimator:
         size = max(1, round(width * scale)), max(1, round(height * scale))
         if size == (width, height):
             return self._look(left, right)
-        disparity, confidence = self._look(resize_image(left, size), resize_image(right, size))
+        disparity, log_variance = self._look(resize_image(left, size), resize_image(right, size))
         disparity, _ = resize_disparity(disparity, np.ones(disparity.shape, bool), (width, height))
-        return Estimate(disparity, None if confidence is None else resize_image(confidence, (width, height)))
+        if log_variance is not None:  # of an error that grows with the width, as disparity does
+            log_variance = resize_image(log_variance, (width, height)) + np.float32(2 * math.log(width / size[0]))
+        return Estimate(disparity, log_variance)
 
 
 def build_estimator(

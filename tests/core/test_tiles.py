@@ -48,9 +48,9 @@ def test_tiles_give_what_the_whole_gives(size, passes):
     whole = estimate(model, *pair(*size), **passes)
     model.seen.clear()
     tiled = estimate(model, *pair(*size), **passes, tiles=Tiles((96, 64), RANGE, 16))
-    assert whole.confidence is not None and len(model.seen) > 2
+    assert whole.log_variance is not None and len(model.seen) > 2
     np.testing.assert_allclose(tiled.disparity, whole.disparity, atol=1e-4)
-    np.testing.assert_allclose(tiled.confidence, whole.confidence, atol=1e-5)
+    np.testing.assert_allclose(tiled.log_variance, whole.log_variance, atol=1e-5)
 
 
 def test_without_room_for_the_range_they_would_not():

@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from core import MODELS
 from core.inference import Estimate
 from core.output import StereoOutput
-from tests.core.networks import TINY, tiny
+from tests.core.networks import TINY, tiny, tiny_of
 from train.inference import Estimator, Settings, build_estimator, network_estimator
 from utils.errors import UserError
 
@@ -22,7 +23,9 @@ def slope(height=HEIGHT, width=WIDTH):
 
 
 def knows_the_wall(left, right):
-    return Estimate(slope(*left.shape[:2]), np.full(left.shape[:2], 0.75, np.float32))
+    """With a standard deviation of one pixel of the pair, which is less of a smaller picture's."""
+    deviation = left.shape[1] / WIDTH
+    return Estimate(slope(*left.shape[:2]), np.full(left.shape[:2], 2 * np.log(deviation), np.float32))
 
 
 def pair(height=HEIGHT, width=WIDTH, seed=0):
@@ -35,7 +38,8 @@ def test_any_scale_gives_the_disparity_of_the_pair(scale):
     inner = slice(4, -4)  # beyond the centres of the outermost small pixels nothing is known
     assert found.disparity.shape == (HEIGHT, WIDTH)
     assert found.disparity[:, inner] == pytest.approx(slope()[:, inner], rel=1e-3)
-    assert found.confidence == pytest.approx(np.full((HEIGHT, WIDTH), 0.75)) and found.agree is None
+    assert found.confidence == pytest.approx(np.full((HEIGHT, WIDTH), 0.6827), abs=1e-4)  # of one standard deviation
+    assert found.agree is None
 
 
 def test_the_look_sees_the_scaled_pair():
@@ -88,6 +92,17 @@ def test_by_file_and_by_name(tmp_path):
     found = build_estimator(str(tmp_path / "w.pt"), CPU, settings)(*views).disparity
     np.testing.assert_array_equal(found, tiny().eval().infer(*views, iters=1))
     assert build_estimator("sgbm", CPU, Settings(max_disparity=30))(*views).disparity.shape == (64, 96)
+
+
+@pytest.mark.parametrize("kind", list(MODELS))
+def test_every_network_at_every_setting(kind):
+    model = tiny_of(kind).eval()
+    plain = network_estimator(model)(*pair())
+    assert plain.disparity.shape == (HEIGHT, WIDTH) and (plain.confidence is None) == ("log_variance" not in model.offers)
+    settings = Settings(iterations=2, scale=1.5, tile=(128, 64), tile_overlap=8, max_disparity=16, left_right=True, precision="bf16")
+    found = network_estimator(model, settings)(*pair())
+    for part in (found.disparity, found.agree, *([] if plain.confidence is None else [found.confidence])):
+        assert part.shape == (HEIGHT, WIDTH) and np.isfinite(part).all()
 
 
 class Nothing(nn.Module):
