@@ -152,6 +152,8 @@ def load_model(path: Path | str, changes: Mapping[str, Any] | None = None) -> nn
     path = Path(path)
     if path.is_dir():
         path = newest_weights(path)
+    elif re.fullmatch(r"[0-9a-f]{32}", str(path)) and not path.exists():
+        raise UserError(f"{path}: no such file; if it is the id of an MLflow run, use train.load.load_trained, which takes these too")
     weights = read_weights(path)
     config = weights.config | dict(changes or {})
     model = build_model(config, with_pretrained=False)

@@ -127,16 +127,16 @@ def network_estimator(model: nn.Module, settings: Settings | None = None, *, com
         try:
             with contextlib.nullcontext() if low is None else torch.autocast(device.type, low):
                 return passes(left, right)
-        except torch._dynamo.exc.TorchDynamoException as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"--compile: torch.compile failed ({reason}); leave --compile out, or install a C++ compiler") from None
         except RuntimeError as error:
-            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
-                raise
-            raise UserError(
-                f"not enough memory on {device} for {left.shape[1]} x {left.shape[0]} at once; use --tile 1024 512, --scale 0.5 or "
-                "--precision bf16"
-            ) from None
+            if compiled and isinstance(error, torch._dynamo.exc.TorchDynamoException):
+                reason = " ".join(str(error).split())[:200]
+                raise UserError(f"--compile: torch.compile failed ({reason}); leave it out, or install a C++ compiler") from None
+            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+                raise UserError(
+                    f"not enough memory on {device} for {left.shape[1]} x {left.shape[0]} at once; use --tile 1024 512, --scale 0.5 or "
+                    "--precision bf16"
+                ) from None
+            raise
 
     coarsest = 2 if settings.hierarchical else 2 ** (settings.cascades - 1)  # what is too near at full size is in range there
     return Estimator(look, settings, range_px=None if own_range is None else own_range * coarsest)

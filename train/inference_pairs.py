@@ -129,7 +129,7 @@ class VideoPairs:
                 yield _pair(f"{count:06d}", left, right, self._files, self._calibration)
                 count += 1
             ended = self._files[next(i for i, view in enumerate(views) if view is None)]
-            if count < self._expected or any(view is not None for view in views):
+            if count < self._expected - 1 or any(view is not None for view in views):  # some files count a frame that no decoder gives
                 raise UserError(
                     f"{ended}: ended after {count} frames, expected {self._expected or 'more'}; the file is cut off or damaged, and what "
                     "was found up to here is kept"

@@ -126,6 +126,9 @@ class Failing(Nothing):
     def forward(self, left, right, iters=None, init=None):
         raise self.error
 
+    def compile(self):
+        """What fails is found at the first call."""
+
 
 def test_tiles_need_a_range():
     with pytest.raises(UserError, match="--tile: this network has no range of its own; say with --max_disparity"):
@@ -140,12 +143,12 @@ def test_tiles_need_a_range():
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "not enough memory on cpu for 120 x 60 at once; use --tile"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "not enough memory on cpu"),
-        (torch._dynamo.exc.TorchDynamoException("no\ncompiler"), r"--compile: torch.compile failed \(no compiler\); leave --compile out"),
+        (torch._dynamo.exc.TorchDynamoException("no\ncompiler"), r"--compile: torch.compile failed \(no compiler\); leave it out"),
     ],
 )
 def test_what_the_machine_cannot_do_is_one_line(error, said):
     with pytest.raises(UserError, match=said):
-        network_estimator(Failing(error))(*pair())
+        network_estimator(Failing(error), compiled=True)(*pair())
 
 
 def test_our_own_faults_keep_their_traceback():

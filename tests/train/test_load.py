@@ -91,6 +91,11 @@ def test_a_run_from_elsewhere_is_its_artifacts(workspace):
     assert not path.exists()
 
 
+def test_networks_know_nothing_of_mlflow_but_who_does():
+    with pytest.raises(UserError, match=r"if it is the id of an MLflow run, use train\.load\.load_trained"):
+        load_model(RUN)
+
+
 def test_what_names_nothing_is_one_line(tmp_path):
     for spec, client, said in (
         ("nothing.pt", None, "no such file or folder; expected a weight file, the workspace of a run, or the 32 digits"),
