@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from train.trackers import PATIENCE_S, Tracker
+from train.trackers import PATIENCE_S, Tracker, remembered
 from utils.errors import UserError
 from utils.files import write_atomic
 from utils.images import read_image
@@ -59,7 +59,7 @@ class MlflowTracker(Tracker):
         from mlflow.entities import Metric
 
         run_id, now = self._run(), int(time.time() * 1000)
-        entries = [Metric(_key(key), float(value), now, step) for key, value in metrics.items() if math.isfinite(value)]
+        entries = [Metric(metric_name(key), float(value), now, step) for key, value in metrics.items() if math.isfinite(value)]
         for first in range(0, len(entries), MLFLOW_METRICS):
             self._client.log_batch(run_id, metrics=entries[first : first + MLFLOW_METRICS])
 
@@ -70,7 +70,7 @@ class MlflowTracker(Tracker):
         self._client_of_run().log_artifact(self._run(), str(path), folder)
 
     def tag(self, key: str, value: str) -> None:
-        self._client_of_run().set_tag(self._run(), _key(key), scrub(value)[:MLFLOW_VALUE])
+        self._client_of_run().set_tag(self._run(), metric_name(key), scrub(value)[:MLFLOW_VALUE])
 
     def close(self, status: str = "FINISHED", timeout_s: float = PATIENCE_S) -> None:
         self._client_of_run().set_terminated(self._run(), status)
@@ -88,13 +88,20 @@ class MlflowTracker(Tracker):
                 self._client = MlflowClient(tracking_uri=self._uri)
             known = self._continued()
             run_id = self._wanted if known is not None and self._wanted is not None else self._created()
+            self._note(run_id)
             self._send_params(run_id, known or {})
             for key, value in self._tags.items():
-                self._client.set_tag(run_id, _key(key), value[:MLFLOW_VALUE])
+                self._client.set_tag(run_id, metric_name(key), value[:MLFLOW_VALUE])
             self._run_id = run_id
-            if self._remember is not None:
-                write_atomic(self._remember, json.dumps({"experiment": self._experiment, "run_id": run_id}) + "\n")
         return self._run_id
+
+    def _note(self, run_id: str) -> None:
+        """Before anything else can fail, so that no second run is made. A full disk of the workspace is no fault of the store."""
+        if self._remember is not None and remembered(self._remember) != run_id:
+            try:
+                write_atomic(self._remember, json.dumps({"experiment": self._experiment, "run_id": run_id}) + "\n")
+            except OSError as error:
+                log.warning("%s: cannot be written (%s); the MLflow run is %s", self._remember, error.strerror or error, run_id)
 
     def _continued(self) -> dict[str, str] | None:
         """Parameters of the run to be continued; None if there is none."""
@@ -134,7 +141,7 @@ class MlflowTracker(Tracker):
         from mlflow.entities import Param, RunTag
 
         new = [Param(key, value) for key, value in self._params.items() if key not in known]
-        changed = [RunTag(_key(f"changed.{key}"), value) for key, value in self._params.items() if known.get(key, value) != value]
+        changed = [RunTag(metric_name(f"changed.{key}"), value) for key, value in self._params.items() if known.get(key, value) != value]
         for first in range(0, len(new), MLFLOW_BATCH):
             self._client.log_batch(run_id, params=new[first : first + MLFLOW_BATCH])
         for first in range(0, len(changed), MLFLOW_BATCH):
@@ -210,12 +217,12 @@ def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping) and value:
             flat |= flatten(value, f"{key}.")
         elif SECRET_KEY.search(key) and value:
-            flat[_key(key)] = "***"
+            flat[metric_name(key)] = "***"
         else:
-            flat[_key(key)] = scrub(value if isinstance(value, str) else json.dumps(value, default=str))[:MLFLOW_VALUE]
+            flat[metric_name(key)] = scrub(value if isinstance(value, str) else json.dumps(value, default=str))[:MLFLOW_VALUE]
     return flat
 
 
-def _key(name: str) -> str:
+def metric_name(name: str) -> str:
     """`name` in the letters that MLflow allows."""
     return re.sub(r"[^\w\-. /:]", "_", name)[:MLFLOW_KEY]

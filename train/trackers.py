@@ -105,7 +105,7 @@ def build_trackers(
         remember = workspace / RUN_FILE
         name, wanted = config.run_name or workspace.resolve().name, run_id or (remembered(remember) if step else None)
         backend = MlflowTracker(experiment=config.experiment, run_name=name, run_id=wanted, remember=remember)
-        trackers.append(Background(backend, "MLflow"))
+        trackers.append(Background(backend, "MLflow", remedy=f"; `python scripts/sync_metrics.py {workspace}` sends what is missing"))
     if config.tensorboard:
         trackers.append(Background(TensorBoardTracker(workspace / "tensorboard", step=step), "TensorBoard"))
     return TrackerGroup(trackers)
@@ -191,10 +191,13 @@ def _parse(line: str) -> dict[str, Any] | None:
 
 
 class Background(Tracker):
-    """Passes calls on to `backend` from a thread of its own, in order. No call waits, none raises, `close` waits for a limited time."""
+    """Passes calls on to `backend` from a thread of its own, in order. No call waits, none raises, `close` waits for a limited time.
 
-    def __init__(self, backend: Tracker, name: str, capacity: int = CAPACITY) -> None:
-        self._backend, self._name, self._capacity = backend, name, capacity
+    remedy: the end of the line that counts what did not arrive.
+    """
+
+    def __init__(self, backend: Tracker, name: str, capacity: int = CAPACITY, remedy: str = "") -> None:
+        self._backend, self._name, self._capacity, self._remedy = backend, name, capacity, remedy
         self._calls: deque[tuple[str, tuple[Any, ...]]] = deque()
         self._opening: tuple[Any, ...] | None = None  # apart from the queue, so that overflow cannot drop it
         self._change = threading.Condition()
@@ -236,8 +239,8 @@ class Background(Tracker):
             self._calls.clear()
         if self.failures or self.dropped or late:
             log.warning(
-                "%s: %d calls failed, %d were dropped, %d were not done in time; every metric is in metrics.jsonl",
-                self._name, self.failures, self.dropped, late,
+                "%s: %d calls failed, %d were dropped, %d were not done in time; every metric is in metrics.jsonl%s",
+                self._name, self.failures, self.dropped, late, self._remedy,
             )  # fmt: skip
 
     def _put(self, method: str, *arguments: Any) -> None:
