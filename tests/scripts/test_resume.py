@@ -1,13 +1,15 @@
 """A run that was stopped and continued is the run that was not, bit for bit: on one process, on two, and on another number of them."""
 
 import os
+import resource
 import signal
 
 import pytest
 import torch
 
-from tests.scripts.tiny import assert_same_run, logged, weights
+from tests.scripts.tiny import assert_same, assert_same_run, logged, weights
 from train import loop
+from train.checkpoint import Checkpoints
 
 COMMON = [
     "--batch_size_forward",
@@ -82,6 +84,48 @@ def test_stopped_without_checkpoints_a_run_says_that_nothing_is_saved(train, tin
     stopping(0, signal.SIGUSR1)
     outcome = train("--config", tiny, *COMMON, "--num_iterations", 3, "--save_every", 0, "--workspace", "run")
     assert outcome.code == 0 and "after step 1 of 3, which is not saved, as --save_every 0 asks" in outcome.output
+
+
+# ---- a disk that is full -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """full_disk(first, last): from the one step to the other no file grows beyond 100 kB. Writing fails midway, as on a full disk."""
+    update, before = loop.update, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def between(first, last):
+        def limited(run, step):
+            run.saver.wait()  # what is being written belongs to the step before
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000 if first <= step <= last else before[0], before[1]))
+            update(run, step)
+
+        monkeypatch.setattr(loop, "update", limited)
+
+    yield between
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_is_full_for_a_while_costs_checkpoints_and_nothing_else(train, tiny, tmp_path, full_disk):
+    common = ["--config", tiny, *COMMON, "--num_iterations", 4, "--save_every", 1]
+    assert train(*common, "--workspace", "whole").code == 0
+    full_disk(1, 2)
+    outcome = train(*common, "--workspace", "run", "--set", "checkpoints.keep_last=2")
+    assert outcome.code == 0, outcome.output
+    for step in (2, 3):
+        assert outcome.output.count(f"the checkpoint of step {step} cannot be written (File too large); the run goes on") == 1
+    assert {path.name for path in (tmp_path / "run" / "checkpoint").glob("*.json")} == {"00000001.json", "00000004.json"}
+    for part in ("", "_ema"):
+        assert_same(weights(tmp_path / "whole", 4, part), weights(tmp_path / "run", 4, part))
+
+
+def test_a_disk_that_stays_full_ends_in_an_error_with_the_last_good_step_in_place(train, tiny, tmp_path, full_disk):
+    full_disk(1, 2)
+    outcome = train("--config", tiny, *COMMON, "--num_iterations", 3, "--save_every", 1, "--workspace", "run")
+    assert outcome.code == 2
+    (line,) = [line for line in outcome.lines if line.startswith("error: ")]
+    assert "the last checkpoint, of step 3, cannot be written; the newest complete one is of step 1; make room and continue" in line
+    assert Checkpoints(tmp_path / "run" / "checkpoint").latest().step == 1
 
 
 # ---- several processes ------------------------------------------------------------------------------------------------------------------
