@@ -198,8 +198,8 @@ class Checkpoints:
 
     def prune(self, keep_last: int | None, keep_every: int | None) -> None:
         """Delete all files of steps before the newest but the last `keep_last` complete ones and the multiples of `keep_every`."""
-        complete = list(self.records())
-        if keep_last is None or not complete:
+        complete = [] if keep_last is None else list(self.records())
+        if not complete:
             return
         kept = {*complete[-keep_last:], *(step for step in complete if keep_every and step % keep_every == 0)}
         dropped = [(path, step) for path, step in self._files() if step < complete[-1] and step not in kept]

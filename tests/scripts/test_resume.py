@@ -9,6 +9,7 @@ import torch
 
 from tests.scripts.tiny import assert_same, assert_same_run, logged, weights
 from train import loop
+from train import run as run_module
 from train.checkpoint import Checkpoints
 
 COMMON = [
@@ -42,14 +43,25 @@ def stopping(monkeypatch):
     return lambda step, *signals: asked.update({step: signals})
 
 
+def with_scaler(accelerator):
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)
+    return accelerator
+
+
 # bf16 takes few steps: processors without instructions for it emulate them. Dropout is on in all.
 @pytest.mark.parametrize(
     ("precision", "accumulate", "steps", "more"),
-    [("fp32", 1, 5, MEASURED), ("fp32", 3, 3, []), ("bf16", 1, 3, [])],
+    [("fp32", 1, 5, MEASURED), ("fp32", 3, 3, []), ("bf16", 1, 3, []), ("scaled", 1, 3, [])],
 )
-def test_stopped_after_every_single_step_a_run_is_the_same(train, tiny, tmp_path, stopping, precision, accumulate, steps, more):
-    common = ["--config", tiny, *COMMON, *more, "--num_iterations", steps, "--precision", precision]
-    common += ["--gradient_accumulation_steps", accumulate]
+def test_stopped_after_every_single_step_a_run_is_the_same(
+    train, tiny, tmp_path, monkeypatch, stopping, precision, accumulate, steps, more
+):
+    common = ["--config", tiny, *COMMON, *more, "--num_iterations", steps, "--gradient_accumulation_steps", accumulate]
+    if precision == "scaled":  # with fp16's loss scaling, which accelerate has on a GPU only
+        build = run_module._build_accelerator
+        monkeypatch.setattr(run_module, "_build_accelerator", lambda options: with_scaler(build(options)))
+    else:
+        common += ["--precision", precision]
     assert train(*common, "--workspace", "whole").code == 0
     for step in range(steps):
         if step < steps - 1:
@@ -59,6 +71,8 @@ def test_stopped_after_every_single_step_a_run_is_the_same(train, tiny, tmp_path
         end = f"stopped by a signal after step {step + 1} of {steps}; to continue, --workspace parts --checkpoint latest"
         assert (end if step < steps - 1 else "done: weights in") in outcome.output
     assert_same_run(tmp_path / "whole", tmp_path / "parts", steps)
+    state = Checkpoints(tmp_path / "parts" / "checkpoint").latest().load("optimizer")
+    assert state["scaler"] == ({**state["scaler"], "scale": 2048.0, "_growth_tracker": 1} if precision == "scaled" else None)
     if more:
         assert {step for step, name in logged(tmp_path / "parts") if name == "val/epe"} == {0, 2, 4, 5}
         assert {path.name for path in (tmp_path / "parts" / "vis").iterdir()} == {"step_00000003", "step_00000005"}
