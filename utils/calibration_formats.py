@@ -98,7 +98,7 @@ def read_calibration(path: Path, image_size: Size, choices: Choices | None = Non
 def _read(path: Path, size: Size, choices: Choices, images: str) -> _Found:
     """size: of a file that names none."""
     suffix = path.suffix.lower()
-    if suffix in (".npz", ".yml", ".yaml", ".xml") or (suffix == ".json" and not _is_scene(path)):
+    if _is_opencv(path):
         return _read_opencv(path, size, choices)
     if choices.rectify:
         raise UserError(
@@ -124,6 +124,16 @@ def _read(path: Path, size: Size, choices: Choices, images: str) -> _Found:
     if choices.unit is not None:
         geometry = replace(geometry, baseline_m=geometry.baseline_m / METRES[native] * METRES[choices.unit])
     return _Found(geometry, kind, named)
+
+
+def can_rectify(path: Path) -> bool:
+    """Whether the file has what raw images are rectified with, OpenCV's K, D, R and T; False where there is no file. Raises UserError."""
+    return path.is_file() and _is_opencv(path) and opencv.has_cameras(opencv.read_entries(path))
+
+
+def _is_opencv(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    return suffix in (".npz", ".yml", ".yaml", ".xml") or (suffix == ".json" and not _is_scene(path))
 
 
 def _read_opencv(path: Path, size: Size, choices: Choices) -> _Found:

@@ -16,8 +16,8 @@ CODECS = {".mp4": "mp4v", ".avi": "MJPG", ".mkv": "FFV1"}  # that OpenCV's wheel
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """What OpenCV and FFmpeg have to say about a file that cannot be opened becomes one line here."""
+def quiet() -> Iterator[None]:
+    """What OpenCV and FFmpeg have to say about what cannot be opened is left to one line of ours."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read once, at the first file
     before = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -38,7 +38,7 @@ class VideoReader:
         if not path.is_file():
             raise UserError(f"{path}: no such file; expected a video")
         self.path = path
-        with _quiet():
+        with quiet():
             self._capture = cv2.VideoCapture(str(path))
         if not self._capture.isOpened():
             raise UserError(f"{path}: cannot be opened as a video; it is damaged, or OpenCV has no decoder for it")
@@ -77,7 +77,7 @@ class VideoWriter:
         size = (frame.shape[1], frame.shape[0])
         if self._writer is None:
             code = cv2.VideoWriter.fourcc(*CODECS[self.path.suffix.lower()])
-            with _quiet():
+            with quiet():
                 self._writer, self._size = cv2.VideoWriter(str(self.path), code, self.fps, size), size
             if not self._writer.isOpened():
                 raise UserError(f"{self.path}: cannot be written as a video of {size[0]} x {size[1]}; is the folder there and writable?")
