@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.hostile import Bomb
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
@@ -20,6 +22,13 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"development data not found at {SHARED.name}/ beside the project")
     return SHARED
+
+
+@pytest.fixture
+def bomb(tmp_path: Path) -> Iterator[Bomb]:
+    """To be put into files; a test in which it goes off fails."""
+    yield Bomb(tmp_path / "exploded")
+    assert not (tmp_path / "exploded").exists(), "a pickle was loaded"
 
 
 @pytest.fixture(autouse=True)

@@ -15,8 +15,8 @@ from utils.errors import UserError
 from utils.scrub import scrub
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
-WEIGHTS = re.compile(r"(\d+)(_ema)?\.pt")
 ARTIFACTS = "checkpoint"  # the folder of a run's artifacts that weights are stored in
+WEIGHTS = re.compile(rf"{ARTIFACTS}/(\d+)(_ema)?\.pt")  # all of the path: what a store answers could lead out of the download's folder
 
 
 def load_trained(spec: str | Path, changes: Mapping[str, Any] | None = None, *, client: Any = None) -> nn.Module:
@@ -51,7 +51,7 @@ def _of_run(run_id: str, client: Any, folder: str) -> Path:
         if tagged and Path(tagged).parent.is_dir():
             return newest_weights(Path(tagged).parent)
         stored = [entry.path for entry in client.list_artifacts(run_id, ARTIFACTS)]
-        found = [(int(match[1]), bool(match[2]), path) for path in stored if (match := WEIGHTS.fullmatch(Path(path).name))]
+        found = [(int(match[1]), bool(match[2]), path) for path in stored if (match := WEIGHTS.fullmatch(path))]
         if found:
             return Path(client.download_artifacts(run_id, max(found)[2], folder))
     except UserError:

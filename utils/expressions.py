@@ -73,7 +73,10 @@ def compile_expression(text: str, variables: Collection[str], where: str) -> Cal
         raise UserError(f"{where}: '{_short(text)}' is not an expression ({reason})") from None
     if sum(1 for _ in ast.walk(tree)) > MOST_NODES:
         raise UserError(f"{where}: '{_short(text)}' has more than {MOST_NODES} parts")
-    function = _Compiler(text, frozenset(variables), where).node(tree, 0)
+    try:
+        function = _Compiler(text, frozenset(variables), where).node(tree, 0)
+    except RecursionError:  # of `ast.unparse`, on its way to say what is no arithmetic
+        raise UserError(f"{where}: '{_short(text)}' is nested too deeply") from None
 
     def evaluate(values: Values) -> float:
         try:

@@ -10,7 +10,8 @@ class MlflowServer:
     """`runs`: id -> params, tags, status and metrics (name, value, step). `seconds` is what each answer takes, until
     `hurry` is set; `broken` answers 500."""
 
-    def __init__(self):
+    def __init__(self, artifacts="nowhere"):
+        self.artifacts = str(artifacts)
         self.runs, self.seconds, self.broken, self.requests = {}, 0.0, False, []
         self.hurry, self._lock = threading.Event(), threading.Lock()
         self._start(0)
@@ -96,4 +97,4 @@ class MlflowServer:
     def _run(self, name, run):
         info = {"run_id": name, "run_uuid": name, "experiment_id": "1", "status": run["status"], "lifecycle_stage": "active", "end_time": 1}
         params = [{"key": key, "value": value} for key, value in run["params"].items()]
-        return {"info": info | {"artifact_uri": "/tmp/nowhere"}, "data": {"params": params, "metrics": [], "tags": []}}
+        return {"info": info | {"artifact_uri": self.artifacts}, "data": {"params": params, "metrics": [], "tags": []}}
