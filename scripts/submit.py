@@ -44,7 +44,7 @@ def _submit(
     pairs = list_pairs(benchmark, data_root, size=size, partial=partial)
     predict = build_predictor(checkpoint, choose_device(device), iterations=iterations, cascades=cascades, precision=precision)
     with tqdm(total=len(pairs), unit="pair", disable=not sys.stderr.isatty()) as bar:
-        write_submission(benchmark, pairs, lambda left, right: predict(unlabelled(left, right)), output, method, bar.update)
+        write_submission(benchmark, pairs, lambda left, right: predict(unlabelled(left, right)).disparity, output, method, bar.update)
     return f"{output}: {len(pairs)} pairs of {benchmark}, {output.stat().st_size / 2**20:.1f} MiB, read back and checked"
 
 

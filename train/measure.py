@@ -61,6 +61,14 @@ class Record:
         return mean(list(self.datasets.values()))
 
     @property
+    def sparsification(self) -> dict[str, list[float]] | None:
+        """The curves of `sparsification`, the mean of the images; None of a predictor that has no confidence."""
+        curves = [one.scores.sparsification for one in self.measured if one.scores.sparsification is not None]
+        if not curves:
+            return None
+        return {name: np.mean([getattr(one, name) for one in curves], axis=0).tolist() for name in ("by_confidence", "by_error")}
+
+    @property
     def seconds(self) -> float:
         """Median per pair. The first of several is left out: it finds memory and kernels."""
         times = [one.seconds for one in self.measured]
@@ -80,6 +88,7 @@ class Record:
             "mean": self.mean,
             "datasets": self.datasets,
             "scenes": self.scenes,
+            "sparsification": self.sparsification,
             "seconds_per_pair": self.seconds,
             "memory_gib": self.memory_gib,
             "runtime": {
@@ -168,8 +177,8 @@ def measure(
 ) -> Record:
     """Every image of the suite once, shared among processes by position; the record is complete on all of them.
 
-    predict: sample -> (H, W) disparity in pixels. Sums are put together in the order of the suite, so that the number of processes changes
-    no digit. Raises UserError for a file that cannot be read: a mean over fewer images would not be comparable.
+    predict: sample -> what is known of it, see `predictors`. Sums are put together in the order of the suite, so that the number of
+    processes changes no digit. Raises UserError for a file that cannot be read: a mean over fewer images would not be comparable.
     """
     processes = processes or Processes()
     found = []
@@ -184,7 +193,11 @@ def measure(
         prediction = predict(sample)
         seconds = time.perf_counter() - start
         size = (sample.disparity.shape[1], sample.disparity.shape[0])
-        found.append(Measured(position, score(prediction, sample, task.protocol), size, seconds, peak_memory_gib(device)))
+        found.append(
+            Measured(
+                position, score(prediction.disparity, sample, task.protocol, prediction.confidence), size, seconds, peak_memory_gib(device)
+            )
+        )
         progress()
     return Record(about, tasks, sorted(processes.gather(found), key=lambda one: one.position))
 

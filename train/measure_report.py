@@ -5,7 +5,8 @@ import html
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from train.measure import Record
 from train.predictors import Predict
 from train.preview import preview, safe_name
+from train.scores import AUSE
 from train.suites import Task
 from utils.files import write_atomic
 from utils.images import write_image
@@ -45,7 +47,7 @@ def _numbers(values: Mapping[str, float], labels: Sequence[str]) -> list[str]:
 
 def comparison(records: Sequence[Record], keys: Sequence[str]) -> list[list[str]]:
     """A header and a row for each record: what it was (`keys` of `about`), its mean, and what a pair cost."""
-    labels = [label for label in records[0].mean if "/" not in label]
+    labels = list(dict.fromkeys(label for record in records for label in record.mean if "/" not in label))
     rows = [[*keys, *labels, "s per pair", "GiB"]]
     for record in records:
         settings = [str(record.about.get(key)) if record.about.get(key) is not None else "-" for key in keys]
@@ -77,26 +79,47 @@ def write_results(path: Path, records: Sequence[Record], rows: Sequence[Sequence
     write_atomic(path.with_suffix(".csv"), as_csv(rows))
 
 
+def plot_sparsification(path: Path, records: Sequence[Record], keys: Sequence[str]) -> None:
+    """Of every record with a confidence the sparsification curve, and the best there could be as dashes."""
+    with _axes(path, 1) as (axis,):
+        for record in records:
+            if (curves := record.sparsification) is None:
+                continue
+            removed = np.arange(len(curves["by_error"])) * 100 / len(curves["by_error"])
+            (line,) = axis.plot(removed, curves["by_confidence"], label=f"{called(record, keys)}: AUSE {_number(record.mean[AUSE])}")
+            axis.plot(removed, curves["by_error"], "--", color=line.get_color())
+        axis.set(xlabel="pixels taken away, %", ylabel="EPE of the rest / EPE of all", xlim=(0, 100))
+        axis.legend(fontsize="small", title="dashed: in the order of the true errors")
+
+
 def plot_sweep(path: Path, records: Sequence[Record], labels: Sequence[str]) -> None:
     """Each number against refinement iterations, a line for each count of cascades and each model."""
+    lines: dict[str, list[Record]] = {}
+    for record in records:
+        lines.setdefault(f"{record.about['model']}, cascades {record.about['cascades']}", []).append(record)
+    shown = [label for label in labels if any(math.isfinite(record.mean.get(label, math.nan)) for record in records)]
+    with _axes(path, len(shown) + 1) as axes:
+        for axis, label in zip(axes, [*shown, "s per pair"], strict=True):
+            for name, points in lines.items():
+                values = [point.seconds if label == "s per pair" else point.mean.get(label, math.nan) for point in points]
+                axis.plot([point.about["iterations"] or 0 for point in points], values, marker="o", label=name)
+            axis.set(xlabel="iterations", ylabel=label)
+        axes[0].legend(fontsize="small")
+
+
+@contextmanager
+def _axes(path: Path, count: int) -> Iterator[Sequence[Any]]:
+    """So many plots side by side, drawn in the block, stored as a picture after it."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    lines: dict[str, list[Record]] = {}
-    for record in records:
-        lines.setdefault(f"{record.about['model']}, cascades {record.about['cascades']}", []).append(record)
-    shown = [label for label in labels if any(math.isfinite(record.mean.get(label, math.nan)) for record in records)]
-    figure, axes = pyplot.subplots(1, len(shown) + 1, figsize=(4 * (len(shown) + 1), 3.5), constrained_layout=True)
-    for axis, label in zip(axes, [*shown, "s per pair"], strict=True):
-        for name, points in lines.items():
-            values = [point.seconds if label == "s per pair" else point.mean.get(label, math.nan) for point in points]
-            axis.plot([point.about["iterations"] or 0 for point in points], values, marker="o", label=name)
-        axis.set(xlabel="iterations", ylabel=label)
+    figure, axes = pyplot.subplots(1, count, figsize=(4 * count + (count == 1), 3.5), constrained_layout=True, squeeze=False)
+    yield axes[0]
+    for axis in axes[0]:
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
@@ -112,6 +135,10 @@ def write_report(
     parts = [f"<h1>{html.escape(title)}</h1>", _html_table(comparison(records, keys))]
     if (folder / "sweep.png").exists() and len(records) > 1:
         parts.append('<img src="sweep.png">')
+    if any(record.sparsification for record in records):
+        plot_sparsification(folder / "sparsification.png", records, keys)
+        parts.append("<h2>Does the network know where it errs</h2>")
+        parts.append('<p>the error of the rest when the least confident pixels are taken away</p><img src="sparsification.png">')
     for record in records:
         parts.append(f"<h2>{html.escape(called(record, keys))}</h2><pre>{html.escape(as_table(record))}</pre>")
         parts.append(
@@ -123,7 +150,7 @@ def write_report(
             sample = task.source.dataset.load(task.index)
             name = f"{safe_name(heading)}_{safe_name(task.name)}.png"
             folder.mkdir(parents=True, exist_ok=True)
-            write_image(folder / name, preview(task.source.name, sample, predict(sample)))
+            write_image(folder / name, preview(task.source.name, sample, predict(sample).disparity))
             parts.append(f'<p>{html.escape(task.name)}</p><img src="{html.escape(name)}" style="max-width:100%">')
     style = (
         "body{font:15px sans-serif;margin:2em} td,th{padding:.2em .8em;text-align:right} pre{background:#f4f4f4;padding:1em;overflow:auto}"

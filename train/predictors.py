@@ -1,4 +1,5 @@
-"""What can be measured and used: a sample in, disparity out. A trained network, or what people use without one (`baselines`)."""
+"""What can be measured and used: a sample in, disparity and what is known of it out. A trained network, or what people use without one
+(`baselines`)."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,11 +8,11 @@ import numpy as np
 import torch
 
 from train.baselines import sgbm
-from train.inference import SGBM, Precision, Settings, build_estimator
+from train.inference import SGBM, Precision, Result, Settings, build_estimator
 from train.sample import StereoSample
 from utils.errors import UserError
 
-Predict = Callable[[StereoSample], np.ndarray]
+Predict = Callable[[StereoSample], Result]
 
 
 def build_predictor(
@@ -23,16 +24,16 @@ def build_predictor(
     precision: Precision = "fp32",
     changes: Mapping[str, Any] | None = None,
 ) -> Predict:
-    """sample -> float32 (H, W) disparity in pixels, at its own size.
+    """sample -> disparity and, of a network that says it, confidence, at the size of the sample.
 
     checkpoint: "sgbm", or what `load.load_trained` takes. iterations: the network's own number where not given. cascades: coarse-to-fine
     levels, each half the size of the next. changes: keys of the model section that are to differ from the file's.
     """
     if checkpoint == SGBM:
-        return lambda sample: sgbm(sample.left, sample.right, float(sample.disparity[sample.valid].max(initial=0)) or None)
+        return lambda sample: Result(sgbm(sample.left, sample.right, float(sample.disparity[sample.valid].max(initial=0)) or None))
     settings = Settings(iterations=iterations, cascades=cascades, precision=precision)
     estimator = build_estimator(checkpoint, device, settings, changes=changes)
-    return lambda sample: estimator(sample.left, sample.right).disparity
+    return lambda sample: estimator(sample.left, sample.right)
 
 
 def choose_device(name: str | None) -> torch.device:

@@ -13,10 +13,12 @@ from pydantic import Field, field_validator
 from train.config import Section
 from train.metrics import METRICS, finish
 from train.sample import StereoSample
+from train.sparsification import Sparsification, sparsify
 from utils.errors import did_you_mean
 
 Mask = Literal["all", "noc", "occ", "edges"]
 QUANTILES = {"a90": 0.90, "a95": 0.95, "a99": 0.99}  # Middlebury v3's A90 ...: the error that this share of the pixels stays below
+AUSE = "ause"
 EDGE_JUMP_PX = 2.0  # Scharstein and Szeliski 2002, section 5: a discontinuity is a jump of more than this between neighbours,
 EDGE_WINDOW = 9  # and what lies within a square of this width around it is near an edge
 BINS_PER_PX, MOST_PX = 64, 1024  # of the histogram that pooled quantiles come from: right to 1/64 px, larger errors count as 1024 px
@@ -38,7 +40,8 @@ class Protocol(Section):
     averaging: Literal["image", "pooled"] = "image"
     """image: the mean of the images' values, as Middlebury and ETH3D; pooled: over all pixels of a data set, as KITTI."""
     metrics: tuple[str, ...] = DEFAULT_METRICS
-    """Names of `train.metrics`, and a90, a95, a99."""
+    """Names of `train.metrics`, and a90, a95, a99. Of a predictor with a confidence, `ause` (see `train.sparsification`) is always beside
+    them: with respect to the error in pixels, and the mean of the images whatever `averaging` says, as pixels are ordered within one."""
     resolution: Literal["native"] = "native"
     """Predictions are compared at the size of the stored images, whatever the network saw."""
 
@@ -62,15 +65,16 @@ class Protocol(Section):
 @dataclass
 class Scores:
     """One image. values: its numbers by label, NaN where a mask holds no pixel. sums: the same as (sum, count), for pooling; histograms: of
-    its errors by mask, for pooled quantiles."""
+    its errors by mask, for pooled quantiles. sparsification: of the protocol's own mask, where there is a confidence."""
 
     values: dict[str, float] = field(default_factory=dict)
     sums: dict[str, tuple[float, float]] = field(default_factory=dict)
     histograms: dict[str, np.ndarray] = field(default_factory=dict)
+    sparsification: Sparsification | None = None
 
 
-def score(prediction: np.ndarray, sample: StereoSample, protocol: Protocol) -> Scores:
-    """One image. prediction: (H, W) pixels; what is not finite is infinitely wrong.
+def score(prediction: np.ndarray, sample: StereoSample, protocol: Protocol, confidence: np.ndarray | None = None) -> Scores:
+    """One image. prediction: (H, W) pixels; what is not finite is infinitely wrong. confidence: (H, W), more is surer.
 
     A mask that the data set does not know (occlusion) holds no pixel.
     """
@@ -94,6 +98,11 @@ def score(prediction: np.ndarray, sample: StereoSample, protocol: Protocol) -> S
         if protocol.averaging == "pooled" and any(metric in QUANTILES for metric in protocol.metrics):
             bins = np.minimum(error[pixels] * BINS_PER_PX, MOST_PX * BINS_PER_PX).astype(np.int64)
             found.histograms[mask] = np.bincount(bins, minlength=MOST_PX * BINS_PER_PX + 1)
+        if confidence is not None:
+            sparsification = sparsify(error[pixels], confidence[pixels])
+            found.values[protocol.label(mask, AUSE)] = math.nan if sparsification is None else sparsification.ause
+            if mask == protocol.mask:
+                found.sparsification = sparsification
     return found
 
 
@@ -140,6 +149,8 @@ def average(scores: Sequence[Scores], protocol: Protocol) -> dict[str, float]:
                 values[label] = _pooled_quantile([one.histograms[mask] for one in scores], QUANTILES[metric])
             else:
                 values[label] = finish(metric, *(math.fsum(one.sums[label][part] for one in scores) for part in (0, 1)))
+        label = protocol.label(mask, AUSE)
+        values |= mean([{label: one.values[label]} for one in scores if label in one.values])
     return values
 
 

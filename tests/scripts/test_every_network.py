@@ -6,9 +6,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from core import MODELS, build_model, load_model
 from core.convert import PUBLISHED, to_published
+from scripts.evaluate import main as evaluate
 from tests.core.networks import TINIES
 from tests.scripts.tiny import QUICK, TINY, assert_same, weights
 
@@ -53,6 +55,25 @@ def test_four_pairs_are_learned(train, run_file, tmp_path, kind):
     assert train(*QUICK, "--config", run_file(kind), "--workspace", "run", *options).code == 0
     errors = [json.loads(line)["train/epe"] for line in (tmp_path / "run" / "metrics.jsonl").open()]
     assert errors[-1] < 0.8 * errors[0], errors
+
+
+@pytest.mark.parametrize("kind", list(MODELS))
+def test_is_measured_and_so_is_what_it_says_of_its_errors(kind, tmp_path):
+    model = {"type": kind, **TINIES[kind]}
+    torch.save({"model_config": model, "model": build_model(model).state_dict()}, tmp_path / "00000001.pt")
+    made = {"name": "made", "type": "synthetic", "params": {"size": [80, 64], "length": 2, "max_disparity": 20}}
+    (tmp_path / "suite.json").write_text(json.dumps({"datasets": [made]}))
+    options = ["--checkpoint", tmp_path / "00000001.pt", "--suite", tmp_path / "suite.json", "--output", tmp_path / "r.json"]
+    result = CliRunner().invoke(evaluate, [*map(str, options), "--report", str(tmp_path / "page"), "--pictures", "1"])
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert found["mean"]["epe"] > 0 and (tmp_path / "page" / "report.html").exists()
+    if "log_variance" not in MODELS[kind].offers:
+        assert "ause" not in found["mean"] and found["sparsification"] is None
+        return
+    curve = found["sparsification"]["by_confidence"]
+    assert found["mean"]["ause"] > 0 and curve[0] == 1 and "ause" in result.output
+    assert (tmp_path / "page" / "sparsification.png").stat().st_size > 10_000
 
 
 def test_a_loss_that_a_network_cannot_serve_is_one_line(train, run_file):
