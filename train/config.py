@@ -232,6 +232,18 @@ class TrainingConfig(Section):
     """Updates in a row that may be skipped because the gradient is not finite before the run ends with an error."""
 
 
+class CompileConfig(Section):
+    """torch.compile of the network in training. Checkpoints are the same with and without."""
+
+    enabled: bool = False
+    """Off unless asked for, and only with `--enable_gradient_checkpointing false`: the first steps of each size of `data.image_sizes` take
+    minutes, and a short run never earns them back."""
+    mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
+    """What the compiler looks for, as of torch.compile."""
+    backend: str = Field("inductor", min_length=1)
+    """Who compiles, as of torch.compile; "eager" and "aot_eager" change no kernel and show whether the network can be traced."""
+
+
 class RunConfig(Section):
     """One training run. Where it is stored and how big its batches are is said by the options of `scripts/train.py`."""
 
@@ -249,6 +261,7 @@ class RunConfig(Section):
     trackers: TrackersConfig = TrackersConfig()
     checkpoints: CheckpointsConfig = CheckpointsConfig()
     training: TrainingConfig = TrainingConfig()
+    compile: CompileConfig = CompileConfig()
 
     def dump(self) -> dict[str, Any]:
         """Plain values, every default filled in; reading it back gives the same run."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from core import MODELS
 from train.anomaly import AnomalyDetector
 from train.checkpoint import SUFFIXES, Checkpoint, Checkpoints
+from train.compilation import compile_network
 from train.config import RunConfig, differences, flatten
 from train.dataloader import Mixture, TrainLoader, default_workers
 from train.ema import Ema, LastStatistics
@@ -154,6 +155,7 @@ def build_run(config: RunConfig, options: Options) -> Run:
     schedule = build_lr_scheduler(optimizer, config.lr_scheduler, options.num_iterations)
     ema = Ema(network, config.ema.decay) if options.enable_ema else None
     model, optimizer = accelerator.prepare(network, optimizer)  # not the schedule: a prepared one steps once per process
+    compile_network(network, config.compile)  # what accelerate has put into it as well
     objective = Objective(config.loss)
     state = None if start is None else start.load("optimizer")
     run = Run(

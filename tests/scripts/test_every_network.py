@@ -15,6 +15,7 @@ from tests.core.networks import TINIES
 from tests.scripts.tiny import QUICK, TINY, assert_same, weights
 
 LIGHTER = [kind for kind in MODELS if kind != "foundation_stereo"]  # which the other tests of this room are about
+PLAIN = ["--enable_gradient_checkpointing", "false"]
 EVERY_TERM = {"initial": "initial_disparity_loss", "vertical": "vertical_loss", "log_variance": "uncertainty_loss"}
 
 
@@ -74,6 +75,35 @@ def test_is_measured_and_so_is_what_it_says_of_its_errors(kind, tmp_path):
     curve = found["sparsification"]["by_confidence"]
     assert found["mean"]["ause"] > 0 and curve[0] == 1 and "ause" in result.output
     assert (tmp_path / "page" / "sparsification.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_a_compiled_run_is_the_run_and_its_checkpoints_are_the_same(train, run_file, tmp_path, backend):
+    common = [*QUICK, *PLAIN, "--config", run_file("unet"), "--workspace"]
+    assert train(*common, "plain").code == 0
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    assert train(*common, "compiled", "--set", "compile.enabled=true", "--set", f"compile.backend={backend}").code == 0
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    for part in ("", "_ema"):
+        plain, compiled = (weights(tmp_path / name, 4, part) for name in ("plain", "compiled"))
+        assert plain.keys() == compiled.keys()
+        for name, value in plain.items():
+            torch.testing.assert_close(compiled[name], value, atol=1e-5, rtol=1e-4)
+    assert load_model(tmp_path / "compiled" / "checkpoint" / "00000004.pt")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([*PLAIN, "--set", "compile.backend=inducto"], ("compile.backend: found 'inducto'", "did you mean 'inductor'")),
+        ([], ("compile.enabled: ", "--enable_gradient_checkpointing false")),
+    ],
+)
+def test_what_cannot_be_compiled_is_one_line(train, run_file, options, words):
+    outcome = train(*QUICK, *options, "--config", run_file("unet"), "--set", "compile.enabled=true")
+    (line,) = (line for line in outcome.lines if line.startswith("error: "))
+    assert outcome.code == 2 and all(word in line for word in words)
 
 
 def test_a_loss_that_a_network_cannot_serve_is_one_line(train, run_file):

@@ -1,0 +1,29 @@
+"""The network by torch.compile, in place, so that no name of an entry changes: checkpoints are the same with and without."""
+
+import logging
+
+import torch
+from torch import nn
+
+from train.config import CompileConfig
+from utils.errors import UserError, did_you_mean
+
+log = logging.getLogger("stereofoundry")
+
+
+def compile_network(network: nn.Module, config: CompileConfig) -> None:
+    """Forward and backward of `network` are compiled at the first step of each size. Raises UserError for an unknown backend, and for
+    gradient checkpointing, whose second pass leaves the batch statistics alone in a way that the tracer does not follow."""
+    if not config.enabled:
+        return
+    if network.gradient_checkpointing:
+        raise UserError(
+            "compile.enabled: a network with gradient checkpointing is not compiled; pass --enable_gradient_checkpointing false"
+        )
+    known = torch.compiler.list_backends(exclude_tags=())
+    if config.backend not in known:
+        raise UserError(
+            f"compile.backend: found '{config.backend}'; expected one of {', '.join(known)}{did_you_mean(config.backend, known)}"
+        )
+    network.compile(mode=config.mode, backend=config.backend)
+    log.info("the network is compiled by torch.compile (%s, %s): the first steps of each size take minutes", config.backend, config.mode)
