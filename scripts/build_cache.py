@@ -37,12 +37,15 @@ def _build(name: str, workers: int | None, verify: bool, overrides: tuple[str, .
     from tqdm import tqdm
 
     from train.cache_build import build_cache, cached_sources  # torch takes seconds, and --help needs none of it
-    from train.config import find_config, load_config
+    from train.config import find_config, load_config, naming
     from train.console import configure_logging
     from train.dataloader import default_workers
 
     configure_logging()
-    sources = cached_sources(load_config(find_config(name), overrides))
+    path = find_config(name)
+    config = load_config(path, overrides)
+    with naming(path):
+        sources = cached_sources(config)
     workers = default_workers(1) if workers is None else workers
     for source in sources:
         with tqdm(total=len(source.indices), desc=source.name, unit="sample", dynamic_ncols=True, disable=None) as bar:

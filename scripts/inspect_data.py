@@ -36,28 +36,29 @@ def main(config: str, samples: int, pictures: int, output: Path | None, seed: in
 def _inspect(name: str, samples: int, pictures: int, output: Path | None, seed: int, overrides: tuple[str, ...]) -> tuple[str, bool]:
     from tqdm import tqdm  # these take seconds, and --help needs none of them
 
-    from train.config import find_config, load_config
-    from train.inspection import augmented, find_duplicates, inspect_source
+    from train.config import find_config, load_config, naming
+    from train.inspection import augmented, find_duplicates, find_leaks, inspect_source
     from train.inspection_report import all_flags, as_text, write_report
     from train.sources import build_sources
 
     path = find_config(name)
     config = load_config(path, overrides)
     share = config.validation.fraction  # for entries that name a part; of the others everything is looked at, and always the files
-    trained, _ = build_sources(config.data.datasets, config.data, "data.datasets", share, part="all", cached=False)
-    measured, _ = build_sources(config.validation.datasets, config.data, "validation.datasets", share, part="all", cached=False)
+    with naming(path):
+        trained, _ = build_sources(config.data.datasets, config.data, "data.datasets", share, part="all", cached=False)
+        measured, _ = build_sources(config.validation.datasets, config.data, "validation.datasets", share, part="all", cached=False)
     sources = [*trained, *measured]
     with tqdm(total=sum(min(samples, len(source.indices)) for source in sources), unit="pair", disable=not sys.stderr.isatty()) as bar:
         limit = config.data.max_disparity or 192.0
         found = [inspect_source(source, samples=samples, max_disparity=limit, progress=bar.update) for source in sources]
-    duplicates = find_duplicates(sources)
+    across = find_duplicates(sources) + find_leaks(trained, measured)
     folder = output or Path("workspace") / "inspect" / path.stem
     sheets = {source.name: augmented(source, pictures, config.data.image_sizes[0], seed) for source in trained}
     try:
-        page = write_report(folder, str(path), found, duplicates, sheets)
+        page = write_report(folder, str(path), found, across, sheets)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); pass an --output that can") from None
-    return f"{as_text(found, duplicates)}\nreport: {page}", bool(all_flags(found, duplicates))
+    return f"{as_text(found, across)}\nreport: {page}", bool(all_flags(found, across))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What is in a data set, and what is wrong with it, before anything is trained on it. How it is shown is in `inspection_report`."""
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -122,8 +123,12 @@ def _flags(found: Inspected) -> Iterable[str]:
         worst = max(pair.highest for pair in far)
         yield (
             f"{len(far)} of {len(pairs)} pairs have more than {100 * MANY_BEYOND:g} % of their ground truth at or beyond "
-            f"{found.edges[-1]:g} px, up to {worst:.0f} px, which is not trained on: raise model.max_disp and data.max_disparity, or use "
-            "smaller images"
+            f"{found.edges[-1]:g} px, up to {worst:.0f} px, which is not trained on: "
+            + (
+                "no image is that wide, so look at the unit (scale, format; with depth the focal length and the baseline in metres)"
+                if all(pair.highest > pair.size[0] for pair in far)
+                else "raise model.max_disp and data.max_disparity, or use smaller images"
+            )
         )
 
 
@@ -146,7 +151,7 @@ def find_duplicates(sources: Sequence[Source]) -> list[str]:
         for index in source.indices:
             files = source.dataset.files(int(index))
             looked_at += 1
-            if not files or looked_at > MOST_HASHED or not files[0].is_file():
+            if not files or looked_at > MOST_HASHED or not os.access(files[0], os.R_OK):
                 continue
             by_size.setdefault(files[0].stat().st_size, []).append((f"{source.name}/{source.dataset.key(int(index))}", files[0]))
     groups: dict[bytes, list[str]] = {}
@@ -154,7 +159,21 @@ def find_duplicates(sources: Sequence[Source]) -> list[str]:
         if len({path for _, path in same_size}) > 1:
             for name, path in same_size:
                 groups.setdefault(hashlib.blake2b(path.read_bytes(), digest_size=16).digest(), []).append(name)
-    return [shorten(names, 4) for names in groups.values() if len(names) > 1]
+    return [f"the same picture more than once: {shorten(names, 4)}" for names in groups.values() if len(names) > 1]
+
+
+def find_leaks(trained: Sequence[Source], measured: Sequence[Source]) -> list[str]:
+    """A line for each data set of the validation whose left images are trained on as well."""
+    seen = {file: source.name for source in trained for index in source.indices for file in source.dataset.files(int(index))[:1]}
+    lines = []
+    for source in measured:
+        both = [name for index in source.indices for file in source.dataset.files(int(index))[:1] if (name := seen.get(file))]
+        if both:
+            lines.append(
+                f"{source.name}: {len(both)} of {len(source.indices)} pairs of the validation are trained on as well, in '{both[0]}'; "
+                "name another part of it, or other pairs"
+            )
+    return lines
 
 
 def augmented(source: Source, count: int, size: tuple[int, int], seed: int) -> list[StereoSample]:

@@ -18,20 +18,23 @@ from utils.visualize import colorize_disparity, tile
 WIDEST = 480  # pixels of a picture on the sheet
 
 
-def as_text(found: Sequence[Inspected], duplicates: Sequence[str]) -> str:
-    """A table of the data sets, then what should be mended."""
+def as_text(found: Sequence[Inspected], across: Sequence[str]) -> str:
+    """A table of the data sets, then what should be mended. across: lines about more than one pair or set.
+
+    Names of files that are not UTF-8 are spelt out.
+    """
     rows = [("data set", "type", "pairs", "looked at", "sizes", "valid", "disparity px", "warp check"), *map(_row, found)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    flags = all_flags(found, duplicates)
+    flags = all_flags(found, across)
     lines += ["", *(f"! {flag}" for flag in flags)] if flags else ["", "nothing to mend was found"]
-    return "\n".join(lines)
+    return _printable("\n".join(lines))
 
 
-def all_flags(found: Sequence[Inspected], duplicates: Sequence[str]) -> list[str]:
+def all_flags(found: Sequence[Inspected], across: Sequence[str]) -> list[str]:
     """Everything a user should mend, a line each."""
     flags = [f"{item.name}: {flag}" for item in found for flag in item.flags]
-    return flags + [f"the same picture more than once: {group}" for group in duplicates]
+    return [*flags, *across]
 
 
 def _row(item: Inspected) -> tuple[str, ...]:
@@ -76,10 +79,10 @@ def contact_sheet(samples: Sequence[StereoSample]) -> np.ndarray:
 
 
 def write_report(
-    folder: Path, title: str, found: Sequence[Inspected], duplicates: Sequence[str], sheets: Mapping[str, Sequence[StereoSample]]
+    folder: Path, title: str, found: Sequence[Inspected], across: Sequence[str], sheets: Mapping[str, Sequence[StereoSample]]
 ) -> Path:
     """`report.html` with its pictures, and `report.json`, in `folder`. Returns the page's path."""
-    parts = [f"<h1>{html.escape(title)}</h1>", _flag_list(all_flags(found, duplicates))]
+    parts = [f"<h1>{html.escape(title)}</h1>", _flag_list(all_flags(found, across))]
     for item in found:
         parts.append(f"<h2>{html.escape(item.name)}</h2><pre>{html.escape(as_text([item], []))}</pre>{_histogram(item)}")
         if sheets.get(item.name):
@@ -90,9 +93,13 @@ def write_report(
             parts.append(f'<p>{caption}</p><img src="{html.escape(picture)}" style="max-width:100%">')
     style = "body{font:15px sans-serif;margin:2em;max-width:90em} pre{background:#f4f4f4;padding:1em;overflow:auto} .flag{color:#a00}"
     page = f'<!doctype html><meta charset="utf-8"><title>{html.escape(title)}</title><style>{style}</style>' + "\n".join(parts)
-    write_atomic(folder / "report.html", page)
-    write_atomic(folder / "report.json", json.dumps(_as_json(found, duplicates), indent=2) + "\n")
+    write_atomic(folder / "report.html", _printable(page))
+    write_atomic(folder / "report.json", json.dumps(_as_json(found, across), indent=2) + "\n")
     return folder / "report.html"
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _flag_list(flags: Sequence[str]) -> str:
@@ -115,7 +122,7 @@ def _histogram(item: Inspected) -> str:
     return f'<p>{text}</p><svg width="{len(shares) * width}" height="{height}">{bars}</svg>'
 
 
-def _as_json(found: Sequence[Inspected], duplicates: Sequence[str]) -> dict:
+def _as_json(found: Sequence[Inspected], across: Sequence[str]) -> dict:
     sets = [
         {
             "name": item.name,
@@ -134,4 +141,4 @@ def _as_json(found: Sequence[Inspected], duplicates: Sequence[str]) -> dict:
         }
         for item in found
     ]
-    return {"flags": all_flags(found, duplicates), "data_sets": sets}
+    return {"flags": all_flags(found, across), "data_sets": sets}

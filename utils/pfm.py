@@ -3,12 +3,13 @@
 Two traps: rows are stored from bottom to top, and of the scale only the sign counts (byte order); its size is not a factor.
 """
 
+import math
 import re
 from pathlib import Path
 
 import numpy as np
 
-HEADER = re.compile(rb"\A(P[Ff])[ \t]*\r?\n\s*(\d+)\s+(\d+)\s*?\n\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)[ \t]*\r?\n")
+HEADER = re.compile(rb"\A(P[Ff])[ \t]*\r?\n\s*(\d+)\s+(\d+)\s*?\n\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)[ \t]*\r?\n")
 
 
 def read_pfm(path: Path) -> np.ndarray:
@@ -18,8 +19,10 @@ def read_pfm(path: Path) -> np.ndarray:
     if header is None:
         raise ValueError(f"{path}: not a PFM file (expected 'Pf' or 'PF', the size and the scale on three lines)")
     kind, width, height, scale = header.groups()
+    if not int(width) or not int(height):
+        raise ValueError(f"{path}: a PFM without pixels ({int(width)}x{int(height)})")
     shape = (int(height), int(width)) + ((3,) if kind == b"PF" else ())
-    expected = 4 * int(np.prod(shape))
+    expected = 4 * math.prod(shape)  # as Python's numbers, which do not overflow
     found = len(data) - header.end()
     if found < expected:
         raise ValueError(f"{path}: the PFM is cut off ({found} of {expected} bytes)")

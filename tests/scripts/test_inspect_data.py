@@ -1,6 +1,7 @@
 """The report on data: right sets pass, every broken copy is flagged, and a wrong run file is one line."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -82,6 +83,31 @@ def test_unreadable_files_and_pictures_twice_are_named(pairs, tmp_path):
     result, report = inspect(tmp_path, one=one, two=two)
     assert result.exit_code == 1 and "1 of 5 pairs cannot be read" in result.output and "0002" in result.output
     assert any("the same picture more than once: one/0001, two/0001" in line for line in report["flags"])
+
+
+def test_pairs_of_the_validation_that_are_trained_on_are_told(pairs, tmp_path):
+    mine = pairs("mine")
+    held = [{"name": "held", "path": str(mine)}]
+    result, _ = inspect(tmp_path, "--set", f"validation.datasets={json.dumps(held)}", mine=mine)
+    assert result.exit_code == 1 and f"held: {PAIRS} of {PAIRS} pairs of the validation are trained on as well, in 'mine'" in result.output
+    held[0] |= {"part": "val", "val_fraction": 0.5, "max_samples": 1}
+    result, _ = inspect(tmp_path, "--set", f"validation.datasets={json.dumps(held)}", mine=mine)
+    assert result.exit_code == 2 and f"{tmp_path}/run.json: validation.datasets[0] 'held': part 'val' holds none" in result.output
+
+
+def test_names_that_are_no_text_are_spelt_out(pairs, tmp_path):
+    mine = pairs("mine")
+    for place in ("left/rgb", "right/rgb", "left/disparity"):
+        os.rename(mine / place / "0000.png", os.fsencode(mine / place) + b"/\xff.png")
+    os.truncate(os.fsencode(mine / "right/rgb") + b"/\xff.png", 0)
+    result, _ = inspect(tmp_path, mine=mine)
+    assert result.exit_code == 1 and "\\udcff.png: the file is empty" in result.output
+    assert "\\udcff.png" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_a_wrong_unit_is_told_by_numbers_wider_than_the_images(pairs, tmp_path):
+    result, _ = inspect(tmp_path, mine=pairs("mine", lambda left, right, d: (left, right, 256 * d)))
+    assert result.exit_code == 1 and "look at the unit" in result.output
 
 
 def test_ground_truth_beyond_the_range_is_told(pairs, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 
 from train.datasets.synthetic import Synthetic
 from train.sample import StereoSample
-from train.warp_check import AS_GIVEN, UNRELATED, check_pair
+from train.warp_check import AS_GIVEN, ONE_IMAGE, UNRELATED, check_pair
 from utils.geometry import mirror
 from utils.images import read_image
 
@@ -27,6 +27,9 @@ BREAK = {
     "right image 2 rows too low": lambda s: s.replace(right=rolled(s.right, 2)),
     "right image 1 rows too high": lambda s: s.replace(right=rolled(s.right, -1)),
     "disparity should be 1 px smaller": lambda s: s.replace(disparity=s.disparity + np.float32(1)),
+    "ground truth upside down": lambda s: s.replace(disparity=s.disparity[::-1].copy(), valid=s.valid[::-1].copy()),
+    "ground truth mirrored": lambda s: s.replace(disparity=mirror(s.disparity), valid=mirror(s.valid)),
+    ONE_IMAGE: lambda s: s.replace(right=s.left),
     UNRELATED: lambda s: s.replace(right=np.random.default_rng(0).permutation(s.right)),
 }
 

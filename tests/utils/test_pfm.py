@@ -36,6 +36,14 @@ def test_broken_files_are_named(tmp_path):
     path.write_bytes(b"Pf\n2 2\n-1\n" + b"\0" * 15)
     with pytest.raises(ValueError, match=r"broken\.pfm.*15 of 16"):
         read_pfm(path)
+    for header, said in (
+        (b"Pf\n0 0\n-1\n", "without pixels"),
+        (b"Pf\n1 1\n-.\n", "not a PFM"),
+        (b"Pf\n4294967296 4294967296\n-1\n", "cut off"),
+    ):
+        path.write_bytes(header + bytes(8))
+        with pytest.raises(ValueError, match=rf"broken\.pfm.*{said}"):
+            read_pfm(path)
     path.write_bytes(b"P6\n2 2\n255\n")
     with pytest.raises(ValueError, match=r"broken\.pfm.*not a PFM"):
         read_pfm(path)

@@ -15,8 +15,6 @@ import hashlib
 import json
 import logging
 import os
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -27,6 +25,7 @@ import numpy as np
 
 from train.augment.spatial import resize
 from train.datasets.base import SampleError, StereoDataset
+from train.datasets.readers import UNREADABLE
 from train.sample import StereoSample
 from utils.calibration import Calibration
 from utils.errors import UserError
@@ -36,7 +35,7 @@ log = logging.getLogger("stereofoundry")
 
 VERSION = 1  # of what is stored: to be raised when a reader, the renderer or the way of resizing gives other numbers
 PICTURES, MASKS = ("left", "right", "disparity", "disparity_right"), ("valid", "valid_right", "occluded")
-DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+DAMAGE = (*UNREADABLE, OSError, KeyError, TypeError)
 MEND = "run scripts/build_cache.py with this configuration, or set cache.require to false"
 
 

@@ -58,8 +58,8 @@ def folder(
     form = format or _format(truth)
     if form == "png" and scale is None:
         raise UserError("folder: PNG needs 'scale', the stored units per pixel of disparity (KITTI 256) or per metre of depth (mm 1000)")
-    if scale == 0:
-        raise UserError("folder: scale: found 0; expected the stored units per pixel of disparity or per metre of depth")
+    if scale is not None and not 1e-9 < abs(scale) < 1e9:
+        raise UserError(f"folder: scale: found {scale:g}; expected the stored units per pixel of disparity or per metre of depth")
     if entry is not None and form not in ("npz", "exr"):
         raise UserError(f"folder: 'entry' names an array of an NPZ or a channel of an EXR; leave it out with {form}")
     if form == "exr":

@@ -38,10 +38,13 @@ class Row(NamedTuple):
 def find(root: Path, template: str, folders: dict[str, list[str]] | None = None) -> dict[str, Fields]:
     """Files under `root` that match the template -> their fields. Hidden ones are passed over; folders are listed, no file is touched.
 
-    folders: what has been seen of the tree, to be shared by templates that walk it.
+    folders: what has been seen of the tree, to be shared by templates that walk it. Raises UserError where that cannot be done.
     """
     found: dict[str, Fields] = {}
-    _descend(root, "", [_part(part) for part in template.split("/")], {}, found, {} if folders is None else folders)
+    try:
+        _descend(root, "", [_part(part) for part in template.split("/")], {}, found, {} if folders is None else folders)
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be looked at ({error.strerror}); make it readable, or take it away") from None
     return found
 
 
@@ -104,8 +107,8 @@ def check_root(kind: str, root: Path | None, expected: str) -> Path:
     """The folder of a data set, or UserError that says what is expected in it."""
     if root is None:
         raise UserError(f"{kind}: no path given; pass the folder that contains {expected}")
-    if not root.is_dir():
-        found = "is a file, not a folder" if root.exists() else "no such folder"
+    if not os.path.isdir(root):  # which, unlike `Path.is_dir`, does not raise where a folder above may not be entered
+        found = "is a file, not a folder" if os.path.exists(root) else "no such folder"
         raise UserError(f"{kind}: {root}: {found}; pass the folder that contains {expected}")
     return root
 
@@ -246,7 +249,8 @@ def from_glob(pattern: str) -> str:
             count += part == "**"
             parts.append(f"{{_{count}:**}}" if part == "**" else part)
             continue
-        if "**" in part or part in ("", ".", "..") or re.search(r"[][?{}]", FIELD.sub("", part)):
+        wrong = [name for name, _ in FIELD.findall(part) if not name.isidentifier()]  # which no regular expression takes
+        if wrong or "**" in part or part in ("", ".", "..") or re.search(r"[][?{}]", FIELD.sub("", part)):
             raise UserError(
                 f"'{pattern}': expected a path below the data set's folder with * for a piece of a name, ** for any number of folders and "
                 f"fields such as {{frame}}; found '{part}'"

@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from importlib import import_module
 from pathlib import Path
+from tokenize import TokenError
 from types import ModuleType
 
 import numpy as np
@@ -21,7 +22,8 @@ from utils.pfm import read_pfm
 FSD_BASE = 255  # not 256: the encoding of FoundationStereo's data set
 FSD_UNIT = 1000  # codes per pixel of disparity
 FSD_MAX_CODE = 255 * FSD_BASE**2 + 255 * FSD_BASE + 255
-UNREADABLE = (ValueError, EOFError, zipfile.BadZipFile, zlib.error)  # what NumPy raises for a damaged NPY or NPZ
+# What NumPy and zipfile raise for a damaged NPY or NPZ; of memory there is too little where the header asks for terabytes.
+UNREADABLE = (ValueError, EOFError, MemoryError, RuntimeError, TokenError, zipfile.BadZipFile, zlib.error)
 
 
 def read_fsd_disparity(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -226,6 +228,8 @@ def _stored(path: Path, dtype: type, channels: int, expected: str) -> np.ndarray
 
 
 def known(disparity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The contract of every reader: float32 with 0 where unknown, and the mask of what is known, finite and positive."""
+    """The contract of every reader: float32 with 0 where unknown, and the mask of what is known, finite (as float32) and positive."""
+    with np.errstate(over="ignore"):
+        disparity = disparity.astype(np.float32, copy=False)
     valid = np.isfinite(disparity) & (disparity > 0)
-    return np.where(valid, disparity, 0).astype(np.float32), valid
+    return np.where(valid, disparity, np.float32(0)), valid

@@ -147,6 +147,8 @@ def test_a_named_file_that_is_missing_is_said(tmp_path):
         ({"disparity": "a/*.pfm", "depth_right": "b/*.pfm"}, "the same kind"),
         ({"disparity": "a/*.png"}, "PNG needs 'scale'"),
         ({"disparity": "a/*.pfm", "scale": 0}, "scale: found 0"),
+        ({"disparity": "a/*.pfm", "scale": 1e300}, r"scale: found 1e\+300"),
+        ({"disparity": "a/*.pfm", "left": "l/{1a}.png"}, r"left: .* found '\{1a\}\.png'"),
         ({"disparity": "a/*.*"}, r"'a/\*\.\*' does not end in .* say which 'format'"),
         ({"depth": "a/*.npy"}, "depth needs 'focal_px' and 'baseline_m', or 'calibration'"),
         ({"depth": "a/*.npy", "focal_px": 5}, "give both"),

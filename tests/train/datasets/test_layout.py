@@ -102,6 +102,13 @@ def test_a_link_in_a_circle_ends(tmp_path):
     assert keys(open_files("own", tmp_path, PAIR, decode, key="{scene}/{frame}")) == ["s/0"]
 
 
+def test_a_folder_that_cannot_be_listed_is_one_line(tmp_path):
+    touch(tmp_path, "s/left/0.png", "s/right/0.png")
+    (tmp_path / "s" / "left" / "1.png").symlink_to("1.png")
+    with pytest.raises(UserError, match=r"s/left/1\.png: cannot be looked at \(.*links"):
+        open_files("own", tmp_path, PAIR, decode, key="{scene}/{frame}")
+
+
 def test_keep_chooses_by_fields(tmp_path):
     touch(tmp_path, "a/left/0.png", "a/right/0.png", "b/left/0.png", "b/right/0.png")
     assert keys(open_files("own", tmp_path, PAIR, decode, key="{scene}", keep=lambda fields: fields["scene"] != "a")) == ["b"]

@@ -182,6 +182,12 @@ def test_masks_are_whatever_is_not_zero(tmp_path):
         assert read_mask(tmp_path / name).tolist() == [[False, True, True]]
 
 
+def test_what_float32_cannot_hold_is_unknown(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[1e300, 2, 1e-300]]))
+    disparity, valid = read_npy_disparity(tmp_path / "a.npy")
+    assert disparity.tolist() == [[0, 2, 0]] and valid.tolist() == [[False, True, False]]
+
+
 def test_arrays_are_read_as_stored(tmp_path):
     values = np.array([[0, 1.25, -3], [1, 2, 3]])
     np.save(tmp_path / "half.npy", values[None].astype(np.float16))
@@ -202,6 +208,10 @@ def test_arrays_that_cannot_be_read_are_named(tmp_path):
     np.save(tmp_path / "object.npy", np.array([{}]), allow_pickle=True)
     np.save(tmp_path / "line.npy", np.zeros(3))
     (tmp_path / "empty.npy").touch()
+    for name, old, new in (("huge", b"(3,)", b"(9000000000000,)"), ("open", b"{", b"(")):
+        (tmp_path / f"{name}.npy").write_bytes(
+            (tmp_path / "line.npy").read_bytes().replace(old, new).replace(b" " * (len(new) - 4), b"", 1)
+        )
     (tmp_path / "cut.npz").write_bytes((tmp_path / "two.npz").read_bytes()[:-30])
     for name, entry, said in (
         ("two.npz", None, "holds disparity, valid; say which"),
@@ -210,6 +220,8 @@ def test_arrays_that_cannot_be_read_are_named(tmp_path):
         ("line.npy", None, r"expected numbers \(H, W\), found float64 \(3,\)"),
         ("empty.npy", None, ""),
         ("cut.npz", None, ""),
+        ("huge.npy", None, "allocate"),
+        ("open.npy", None, "EOF|parse"),
     ):
         with pytest.raises(ValueError, match=rf"{name}: .*{said}"):
             read_array(tmp_path / name, entry)
