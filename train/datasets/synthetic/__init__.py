@@ -36,7 +36,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Pixels = Annotated[float, Field(ge=0, le=20)]
 GreyLevels = Annotated[float, Field(ge=0, le=50)]
 Pose = tuple[Annotated[float, Field(ge=0, le=10)], Annotated[float, Field(ge=0, le=0.5)]]
-MIXED = {"abstract": 0.3, "room": 0.2, "street": 0.15, "desk": 0.25, "garden": 0.1}
+MIXED = {"abstract": 0.35, "room": 0.2, "street": 0.15, "desk": 0.2, "garden": 0.1}
 
 
 @DATASETS.register("synthetic")

@@ -6,11 +6,11 @@ import numpy as np
 from train.datasets.synthetic.render import Lens, Scene, Surface
 from train.datasets.synthetic.shapes import GROUNDS, RELIEFS, SOLID, THIN, frame
 from train.datasets.synthetic.sheet import MAX_SLOPE, Sheet
-from train.datasets.synthetic.skins import Skins
+from train.datasets.synthetic.skins import TEXELS, Skins
 from train.datasets.synthetic.spread import Spread, draw
 
 MARGIN = 2  # pixels around a thing's box, for the softened outline
-LARGEST_TEXTURE = 640
+LARGEST_TEXTURE = 448
 THIN_SHARE, LARGE_SHARE = 0.3, 0.15  # of the things in a scene; the others are of medium size
 
 
@@ -83,7 +83,7 @@ def _sheet(
     depth: float | None = None,
 ) -> Sheet:
     height, width = disparity.shape
-    texels = rng.uniform(0.35, 0.7)  # per pixel: below one, so that neither eye undersamples
+    texels = rng.uniform(*TEXELS)
     turn = rng.uniform(0, 2 * np.pi)
     diagonal = min(int(np.hypot(height, width) * texels) + 4, LARGEST_TEXTURE)
     skin = skins.picture(diagonal, diagonal)

@@ -28,20 +28,20 @@ def paint(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """One colour, with the faint marks that a roller, dust and hands leave, or none: walls, furniture, plastics."""
     colour = shade(rng, ANY, (0.0, 0.25), (0.4, 0.95)) if rng.random() < 0.7 else shade(rng, ANY, (0.1, 0.75), (0.1, 0.85))
     marks = fractal(rng, height, width, int(2 ** rng.integers(1, 5)), 1.0) + fractal(rng, height, width, 128, 0.5)
-    return painted(stretched(marks), tones(colour, float(rng.choice((0.008, 0.02, 0.06)))))
+    return painted(stretched(marks), tones(colour, float(rng.choice((0.01, 0.03, 0.1)))))
 
 
 def plaster(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Fine grain and larger stains: plaster, concrete, stone, sand."""
     colour = shade(rng, WARM, (0.02, 0.3), (0.35, 0.85))
     values = 0.6 * fractal(rng, height, width, 4, 1.0) + np.float32(rng.uniform(0.2, 1)) * fractal(rng, height, width, 128, 0.6)
-    return painted(stretched(values), tones(colour, rng.uniform(0.1, 0.45)))
+    return painted(stretched(values), tones(colour, rng.uniform(0.15, 0.7)))
 
 
 def asphalt(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Speckled dark grey with patches, seams and worn lines."""
     values = fractal(rng, height, width, 2, 1.0) + np.float32(rng.uniform(0.3, 1.2)) * fractal(rng, height, width, 64, 0.6)
-    picture = painted(stretched(values), tones(shade(rng, WARM, (0.0, 0.12), (0.25, 0.6)), rng.uniform(0.2, 0.5)))
+    picture = painted(stretched(values), tones(shade(rng, WARM, (0.0, 0.12), (0.25, 0.6)), rng.uniform(0.25, 0.7)))
     for _ in range(int(rng.integers(0, 6))):
         x, y, bend = rng.uniform(0, width), rng.uniform(0, height), rng.uniform(-1, 1, size=2) * (width, height)
         bright = float(rng.choice((25, 40, 210)))
@@ -54,7 +54,7 @@ def wood(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     colour = shade(rng, (0.04, 0.11), (0.25, 0.7), (0.3, 0.85))
     values = cv2.resize(fractal(rng, height, max(width // 8, 8), 32, 0.8), (width, height), interpolation=cv2.INTER_LINEAR)
     values = 0.6 * values + 0.4 * np.sin(values * np.float32(rng.uniform(10, 50)))
-    picture = painted(stretched(values), tones(colour, rng.uniform(0.08, 0.35)))
+    picture = painted(stretched(values), tones(colour, rng.uniform(0.1, 0.6)))
     if rng.random() < 0.7:
         board = int(rng.integers(16, 80))
         for top in range(0, height, board):
@@ -81,7 +81,7 @@ def masonry(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
             tone[row * high : (row + 1) * high] = np.roll(tone[row * high : (row + 1) * high], wide // 2, axis=1)
     tone = tone[:height, :width]
     mortar = np.float32(rng.uniform(0.4, 1.3))
-    grain = 1 + np.float32(rng.uniform(0.05, 0.4)) * (fractal(rng, height, width, 16, 0.9) - 0.5)
+    grain = 1 + np.float32(rng.uniform(0.1, 0.9)) * (fractal(rng, height, width, 16, 0.9) - 0.5)
     factor = cv2.GaussianBlur(np.where(tone < 0, mortar, tone), (3, 3), 0.6) * grain
     return cv2.convertScaleAbs(cv2.merge([factor * channel for channel in colour]))
 
@@ -91,7 +91,7 @@ def cloth(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     cell = int(rng.integers(12, 64))
     motif = np.empty((cell, cell, 3), np.uint8)
     motif[:] = shade(rng, ANY, (0.05, 0.5), (0.3, 0.95))
-    for _ in range(int(rng.integers(0, 7))):
+    for _ in range(int(rng.integers(1, 9))):
         x, y, size = *rng.integers(0, cell, size=2).tolist(), int(rng.integers(1, max(cell // 3, 2)))
         ink = shade(rng, ANY, (0.1, 0.8), (0.1, 0.95)).tolist()
         for across in (-cell, 0, cell):  # what leaves the cell comes in again
@@ -111,7 +111,7 @@ def cloth(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
                 )
     picture = np.tile(motif, (height // cell + 1, width // cell + 1, 1))[:height, :width]
     folds = 1 + np.float32(rng.uniform(0, 0.5)) * (fractal(rng, height, width, 128, 0.4) - 0.5)
-    weave = folds + np.float32(rng.uniform(0, 0.15)) * (fractal(rng, height, width, 2, 1.0) - 0.5)
+    weave = folds + np.float32(rng.uniform(0, 0.4)) * (fractal(rng, height, width, 2, 1.0) - 0.5)
     return shaded(picture, weave)
 
 
@@ -137,7 +137,7 @@ def print_(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
         x = int(rng.integers(0, width // 2))
         part = picture[y : y + high, x : x + block.shape[1]]
         part[:] = block[: part.shape[0], : part.shape[1]]
-        y += int(high * rng.uniform(1.1, 2))
+        y += int(high * rng.uniform(1.0, 1.6))
     return cv2.GaussianBlur(picture, (3, 3), 0.6)
 
 

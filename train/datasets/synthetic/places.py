@@ -15,7 +15,7 @@ from train.datasets.synthetic.things import INDOORS, OUTDOORS, SMALL, STREET, Th
 from train.datasets.synthetic.world import World
 
 TRIES = 3  # places that a thing is tried at
-MOST_BODIES = 45  # in a scene: time is spent by the body, and a table is six
+MOST_BODIES = 32  # in a scene: time is spent by the body, and a table is six
 
 Place = Callable[[np.random.Generator, tuple[int, int], Spread, int, Skins], Scene]
 Range = tuple[float, float]
@@ -25,7 +25,7 @@ def room(rng: np.random.Generator, size: tuple[int, int], spread: Spread, count:
     """Floor, one to three walls, perhaps a ceiling; furniture along them, and pictures on the wall ahead."""
     floor = skins.material("wood", "masonry", "cloth", "plaster", "paint", large=True)
     world = _place(rng, size, spread, skins, floor, depth=(2.5, 12), focal=(0.7, 1.5), horizon=(-0.1, 0.45), lift_m=(1, 1.7))
-    walls = skins.material("paint", "paint", "paint", "plaster", "masonry", "cloth", "wood", large=True)
+    walls = skins.material("paint", "paint", "plaster", "masonry", "cloth", "wood", "print", large=True)
     heading = rng.uniform(-0.6, 0.6)
     frame = world.turned(heading)
     away = _wall_ahead(world, frame, walls)

@@ -132,34 +132,40 @@ def paint(surfaces: Sequence[Surface], size: tuple[int, int], eye: Eye) -> View:
     disparity = np.full((height, width), -1, np.float32)
     surface = np.full((height, width), -1, np.int16)
     turned = np.zeros((height, width), np.uint8)
-    any_glow = False
+    any_glow = any_turned = False
     for number, entry in enumerate(surfaces):
         part = entry.look(eye, size)
         if part is None:
             continue
         y, x = (slice(start, start + length) for start, length in zip(part.corner[::-1], part.disparity.shape, strict=True))
-        alpha = (part.disparity > disparity[y, x]).astype(np.float32)
-        if part.inside is not None:
-            alpha *= np.clip(part.inside + np.float32(0.5), 0, 1)
-        covered = cv2.compare(alpha, 0, cv2.CMP_GT)
-        if not cv2.hasNonZero(covered):
+        ahead = cv2.compare(part.disparity, disparity[y, x], cv2.CMP_GT)
+        if not cv2.hasNonZero(ahead):
             continue
-        colour = _colour(entry.skin, part, covered)
-        if entry.skin.cutout:
-            alpha *= cv2.extractChannel(colour, 3) * np.float32(1 / 255)
-        rest = 1 - alpha
-        cv2.blendLinear(colour, image[y, x], alpha, rest, dst=image[y, x])
-        cv2.blendLinear(part.light, light[y, x], alpha, rest, dst=light[y, x])
+        colour = _colour(entry.skin, part, ahead)
+        shine = None
         if entry.skin.gloss is not None and part.mirrored is not None:
             shine = cv2.remap(entry.skin.gloss.picture, *part.mirrored, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-            cv2.blendLinear(shine, glow[y, x], alpha, rest, dst=glow[y, x])
-            any_glow = True
         elif any_glow:
-            glow[y, x] *= rest
-        solid = cv2.compare(alpha, 0.5, cv2.CMP_GT)
+            shine = np.zeros_like(part.light)
+        layers = [(colour, image[y, x]), (part.light, light[y, x])] + ([] if shine is None else [(shine, glow[y, x])])
+        if part.inside is None and not entry.skin.cutout:
+            solid = ahead
+            for new, old in layers:
+                cv2.copyTo(new, solid, old)
+        else:
+            alpha = (ahead.view(np.int8) < 0).astype(np.float32)
+            if part.inside is not None:
+                alpha *= np.minimum(np.maximum(part.inside + np.float32(0.5), 0), 1)
+            if entry.skin.cutout:
+                alpha *= cv2.extractChannel(colour, 3) * np.float32(1 / 255)
+            solid, rest = cv2.compare(alpha, 0.5, cv2.CMP_GT), 1 - alpha
+            for new, old in layers:
+                cv2.blendLinear(new, old, alpha, rest, dst=old)
         cv2.copyTo(part.disparity, solid, disparity[y, x])
         cv2.copyTo(np.full(solid.shape, number, np.int16), solid, surface[y, x])
-        cv2.copyTo(np.zeros_like(solid) if part.turned is None else part.turned.view(np.uint8), solid, turned[y, x])
+        if part.turned is not None or any_turned:
+            cv2.copyTo(np.zeros_like(solid) if part.turned is None else part.turned.view(np.uint8), solid, turned[y, x])
+        any_glow, any_turned = any_glow or shine is not None, any_turned or part.turned is not None
     lit = cv2.multiply(cv2.cvtColor(image, cv2.COLOR_RGBA2RGB), cv2.merge([light] * 3), dtype=cv2.CV_32F)
     return View(cv2.add(lit, cv2.merge([glow] * 3)) if any_glow else lit, disparity, surface, turned.view(bool))
 
@@ -177,12 +183,12 @@ def occlusion(left: View, right: View) -> np.ndarray:
     return hidden | left.turned | (match < 0)
 
 
-def _colour(skin: Skin, part: Part, covered: np.ndarray) -> np.ndarray:
-    """uint8 (h, w, 4), RGB and coverage, of the part's pixels where `covered`, uint8 (h, w), is not 0. OpenCV before 5 rounds the place
+def _colour(skin: Skin, part: Part, shown: np.ndarray) -> np.ndarray:
+    """uint8 (h, w, 4), RGB and coverage, of the part's pixels where `shown`, uint8 (h, w), is not 0. OpenCV before 5 rounds the place
     to 1/32 texel: ground truth is not touched by that.
     """
     border = cv2.BORDER_CONSTANT if skin.cutout else cv2.BORDER_REFLECT
-    u, v = (cv2.copyTo(place, covered) for place in (part.u, part.v))  # elsewhere it may be far out, which takes long to mirror
+    u, v = (cv2.copyTo(place, shown) for place in (part.u, part.v))  # elsewhere it may be far out, which takes long to mirror
     if skin.coarse:
         u, v = _folded(u, skin.texture.shape[1]), _folded(v, skin.texture.shape[0])
     colour = cv2.remap(skin.texture, u, v, cv2.INTER_LINEAR, borderMode=border)

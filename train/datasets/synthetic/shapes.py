@@ -88,9 +88,10 @@ def mesh(at: Frame, rng: np.random.Generator) -> np.ndarray:
     rows, columns = (int(n) for n in rng.integers(2, 7, size=2))
     heights = rng.random((rows + 1, columns + 1), np.float32)
     y, x = np.linspace(0, rows, height, endpoint=False), np.linspace(0, columns, width, endpoint=False)
-    row, column = y.astype(np.int64)[:, None], x.astype(np.int64)
-    down, across = (y - y.astype(np.int64)).astype(np.float32)[:, None], (x - x.astype(np.int64)).astype(np.float32)
-    a, b, c, d = heights[row, column], heights[row, column + 1], heights[row + 1, column], heights[row + 1, column + 1]
+    row, column = y.astype(np.int64), x.astype(np.int64)
+    down, across = (y - row).astype(np.float32)[:, None], (x - column).astype(np.float32)
+    west, east = heights[:, column], heights[:, column + 1]
+    a, b, c, d = (side.take(line, axis=0) for line in (row, row + 1) for side in (west, east))
     upper = a + across * (b - a) + down * (c - a)
     lower = d + (1 - across) * (c - d) + (1 - down) * (b - d)
     return np.where(across + down < 1, upper, lower)

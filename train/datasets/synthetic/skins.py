@@ -10,10 +10,11 @@ from train.datasets.synthetic.stencils import STENCILS
 from train.datasets.synthetic.textures import fractal, texture
 
 POOL = 2  # pictures of one kind in a scene, shared by its surfaces: things in one place are of like make
-SIDE = 192  # texels
-LARGE, FINE = 384, 256  # texels, of ground and walls, and of cut-outs
+SIDE = 160  # texels
+LARGE, FINE = 320, 256  # texels, of ground and walls, and of cut-outs
+TEXELS = (0.5, 1.0)  # per pixel, where a surface is at its usual distance: below one, so that neither eye undersamples
 DULL = ("leaves", "sky", "cloth", "books")  # never reflect
-ODD = 0.15  # share of the camera-like surfaces with a texture that is of no material
+ODD = 0.2  # share of the camera-like surfaces with a texture that is of no material
 
 
 class Skins:

@@ -88,7 +88,7 @@ class Solid:
             return None
         rays = _Rays(self.lens, window, at)
         faces, inside = self._cut(rays)
-        if not faces or (inside is not None and float(inside.max()) <= -0.5):
+        if not faces:
             return None
         disparity = faces[0][1]
         for _, values in faces[1:]:
@@ -97,7 +97,7 @@ class Solid:
 
         coats = [self._curved(rays, distance) if number is None else self._plane(number, rays, distance) for number, _ in faces]
         for other, (_, values) in zip(coats[1:], faces[1:], strict=True):
-            mask = (values <= disparity).view(np.uint8)
+            mask = cv2.compare(values, disparity, cv2.CMP_LE)
             for target, source in zip(coats[0], other, strict=True):
                 if target is not None and source is not None:
                     cv2.copyTo(source, mask, target)

@@ -113,7 +113,7 @@ def twigs(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 def foliage(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Leaves with gaps between them, those behind darker: the crown of a tree, a hedge, a pot plant."""
     slim, large = rng.uniform(0.15, 0.6), rng.uniform(0.025, 0.08) * min(height, width)
-    count = int(min(0.5 * height * width / (large * large * slim * 2), 260) * rng.uniform(0.6, 1.2))
+    count = int(min(0.5 * height * width / (large * large * slim * 2), 200) * rng.uniform(0.6, 1.2))
     hue = float(rng.choice((rng.uniform(0.2, 0.36), rng.uniform(0.2, 0.36), rng.uniform(0, 1))))
     inks = [shade(rng, (hue - 0.03, hue + 0.03), (0.15, 0.65), (0.3, 0.85)) for _ in range(8)]
     canvas = np.zeros((height, width, 4), np.uint8)

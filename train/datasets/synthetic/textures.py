@@ -1,7 +1,7 @@
-"""Pictures for surfaces, rich and poor: noise, collages, speckle, repeated patterns, grain, nearly nothing. Where they go is `scene`'s.
+"""Pictures for surfaces, rich and poor: noise, collages, speckle, repeated patterns, grain, nearly nothing. Where they go is `skins`'s.
 
-Each maker returns uint8 (height, width, 3) RGB. They are sampled at less than one texel per pixel, so that detail at the
-texel's own size stays below what either view can resolve.
+Each maker returns uint8 (height, width, 3) RGB. They are sampled at a texel per pixel at most, and their finest detail
+is two texels large, so that it stays below what either view can resolve.
 """
 
 from collections.abc import Callable

@@ -11,7 +11,7 @@ import numpy as np
 from train.datasets.synthetic.solid import Solid
 from train.datasets.synthetic.world import World
 
-ANYTHING = ("paint", "paint", "wood", "cloth", "print", "plaster", "masonry")
+ANYTHING = ("paint", "wood", "cloth", "print", "plaster", "masonry")
 Thing = Callable[[World, np.ndarray, np.ndarray], bool]
 
 

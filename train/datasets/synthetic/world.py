@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from train.datasets.synthetic.render import Lens, Scene, Skin, Surface
-from train.datasets.synthetic.skins import LARGE, SIDE, Skins
+from train.datasets.synthetic.skins import LARGE, SIDE, TEXELS, Skins
 from train.datasets.synthetic.solid import SHADE_STEP, Lighting, Quadric, Solid
 from train.datasets.synthetic.spread import Spread
 
@@ -192,25 +192,25 @@ class World:
         along = along - normal * (along @ normal)
         along /= np.linalg.norm(along)
         grip = (along, np.cross(normal, along)) if level else (along, self.frame[1])
-        texels = self.rng.uniform(0.4, 0.8) * self.spread.near
+        texels = self.rng.uniform(*TEXELS) * self.spread.near
         frames = np.array([[(*(texels * axis), self.rng.uniform(0, LARGE)) for axis in grip]])
         return Solid(self.lens, plane[None], frames, skin, self.plain, beside=beside, shade=shade, fineness=0.7 * texels)
 
     def _shade(self, plane: np.ndarray, beside: np.ndarray, shadows: bool) -> np.ndarray:
         """A lamp's reach, dark corners, and on the ground the shadows of what stands on it."""
-        x = np.arange(0, self.reach + SHADE_STEP, SHADE_STEP) + (SHADE_STEP - 1) / 2 - self.lens.centre[0]
-        y = (np.arange(0, self.size[1] + SHADE_STEP, SHADE_STEP) + (SHADE_STEP - 1) / 2 - self.lens.centre[1])[:, None]
-        slope = plane[:3] / plane[3]
-        disparity = np.maximum(slope[0] * x + slope[1] * y + slope[2] * self.lens.focal, 0.3 * self.spread.limits[0])
-        points = [x / disparity, y / disparity, self.lens.focal / disparity]
+        across = np.arange(0, self.reach + SHADE_STEP, SHADE_STEP) + (SHADE_STEP - 1) / 2 - self.lens.centre[0]
+        down = np.arange(0, self.size[1] + SHADE_STEP, SHADE_STEP) + (SHADE_STEP - 1) / 2 - self.lens.centre[1]
+        rays = np.stack(np.broadcast_arrays(across, down[:, None], self.lens.focal), -1).astype(np.float32)
+        disparity = np.maximum(rays @ (plane[:3] / plane[3]).astype(np.float32), np.float32(0.3 * self.spread.limits[0]))
+        points = rays / disparity[..., None]
         lamp = self.lens.ray(*(self.rng.uniform(-0.2, 1.2, size=2) * self.size)) / self.spread.draw(self.rng)
         strength, reach = self.rng.uniform(0, 0.7), np.linalg.norm(lamp) * self.rng.uniform(0.3, 1)
-        away = sum((part - place) ** 2 for part, place in zip(points, lamp, strict=True))
-        shade = 1 - strength + 1.4 * strength / (1 + away / reach**2)
-        for other in beside:
-            apart = np.maximum(sum(n * part for n, part in zip(other[:3], points, strict=True)) - other[3], 0)
-            shade *= 1 - self.corners_dark * np.exp(-apart / (0.35 * self.metre))
-        return (shade * self._shadows(shade.shape) if shadows else shade).astype(np.float32)
+        away = ((points - lamp.astype(np.float32)) ** 2).sum(-1)
+        shade = np.float32(1 - strength) + np.float32(1.4 * strength) / (1 + away * np.float32(1 / reach**2))
+        for other in beside.astype(np.float32):
+            apart = np.maximum(points @ other[:3] - other[3], 0)
+            shade *= 1 - np.float32(self.corners_dark) * cv2.exp(apart * np.float32(-1 / (0.35 * self.metre)))
+        return shade * self._shadows(shade.shape) if shadows else shade
 
     def _shadows(self, shape: tuple[int, int]) -> np.ndarray:
         """float32, on the ground below and beside the bodies."""
@@ -238,9 +238,10 @@ class World:
     def _body(
         self, planes: np.ndarray, grips: list, corners: np.ndarray, skin: Skin, edges: tuple | None = None, quadric: Quadric | None = None
     ) -> Solid:
-        texels = self._texels(corners, self.rng.uniform(0.4, 0.8))
+        texels = self._texels(corners, self.rng.uniform(*TEXELS))
+        low = float((corners @ self.ground[:3]).min()) - self.ground[3] < 2 * self.lighting.reach
         frames = np.array([[(*(texels * axis), start) for axis, start in zip(grip, self._start(), strict=True)] for grip in grips])
-        return Solid(self.lens, planes, frames.reshape(-1, 2, 4), skin, self.lighting, edges, quadric, corners)
+        return Solid(self.lens, planes, frames.reshape(-1, 2, 4), skin, self.lighting if low else self.plain, edges, quadric, corners)
 
     def _texels(self, corners: np.ndarray, per_pixel: float) -> float:
         return per_pixel * self.lens.focal / float(corners[:, 2].mean())
