@@ -181,8 +181,9 @@ class Screen:
 
 def _labelled(panel: np.ndarray, name: str) -> np.ndarray:
     panel = panel.copy()
-    for colour, thickness in (((0, 0, 0), 3), (LABEL, 1)):
-        cv2.putText(panel, name, (6, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, thickness, cv2.LINE_AA)
+    (width, height), _ = cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)
+    cv2.rectangle(panel, (0, 0), (width + 12, height + 12), (0, 0, 0), cv2.FILLED)
+    cv2.putText(panel, name, (6, height + 6), cv2.FONT_HERSHEY_SIMPLEX, 0.5, LABEL, 1, cv2.LINE_AA)
     return panel
 
 

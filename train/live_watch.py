@@ -49,9 +49,9 @@ class Watcher(Generic[Network]):
     once, and the network before it stays.
     """
 
-    def __init__(self, folder: Path, path: Path, load: Callable[[Path], Network], report: Report, *, poll_s: float = POLL_S) -> None:
+    def __init__(self, folder: Path, path: Path, load: Callable[[Path], Network], report: Report) -> None:
         """path: the weights that are in use."""
-        self._folder, self._load, self._report, self._poll_s = folder, load, report, poll_s
+        self._folder, self._load, self._report = folder, load, report
         self._current = path.resolve()
         self._named: set[str] = set()
         self._found: Newest[Newer[Network]] = Newest(every=False)
@@ -79,7 +79,7 @@ class Watcher(Generic[Network]):
                     tried = now
                     self._look()
                 before = now
-                self._stop.wait(self._poll_s)
+                self._stop.wait(POLL_S)
         except Exception as error:  # is raised where networks are taken
             self._found.close(error)
 
