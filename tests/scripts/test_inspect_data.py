@@ -115,6 +115,29 @@ def test_ground_truth_beyond_the_range_is_told(pairs, tmp_path):
     assert result.exit_code == 1 and "at or beyond 8 px" in result.output
 
 
+@pytest.mark.data
+def test_the_originals_of_the_data_sets_pass(shared, tmp_path):
+    formats = shared / "data" / "formats"
+    places = {
+        "kitti2012": (formats / "kitti2012", {"images": "image"}),
+        "kitti2015": (formats / "kitti2015_layout", {}),
+        "eth3d": (formats / "eth3d", {}),
+        "middlebury2001": (formats / "middlebury2001", {}),
+        "middlebury2003": (formats / "middlebury2003", {}),
+        "middlebury2006": (formats / "middlebury2006", {"size": "third"}),
+        "middeval3": (formats / "middlebury2014" / "MiddEval3", {"size": "Q"}),
+        "flyingthings3d": (formats / "sceneflow" / "FlyingThings3D", {}),
+        "scenes": (shared / "data" / "real", {}),
+    }
+    entries = [{"name": name, "type": name, "path": str(path), "params": params} for name, (path, params) in places.items()]
+    options = ["--set", f"data.datasets={json.dumps(entries)}", "--set", "data.max_disparity=192", "--samples", "4", "--pictures", "0"]
+    result, report = inspect(tmp_path, *options, any="replaced")
+    # the real scenes were cut out of the same originals, so some of their pictures may be there twice
+    flags = [flag for flag in report["flags"] if "the same picture" not in flag]
+    assert not flags and [found["pairs"] for found in report["data_sets"]] == [1] * 8 + [18], result.output
+    assert all(set(found["readings"]) == {"as given"} for found in report["data_sets"])
+
+
 def test_a_wrong_run_file_is_one_line(tmp_path):
     result, report = inspect(tmp_path, mine=tmp_path / "absent")
     assert result.exit_code == 2 and result.output.startswith("error: ") and "no such folder" in result.output and report is None
