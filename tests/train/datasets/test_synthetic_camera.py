@@ -67,6 +67,12 @@ def test_noise_is_independent_in_the_eyes_and_at_most_what_was_asked_for():
     assert abs(np.corrcoef(left.ravel(), right.ravel())[0, 1]) < 0.05
 
 
+def test_a_pair_with_one_fault_less_is_the_same_pair_otherwise():
+    for noisy, clean in zip(pairs(100, Faults(noise=8, eye_difference=0.1)), pairs(100, Faults(eye_difference=0.1)), strict=True):
+        for one, two in zip(noisy, clean, strict=True):
+            assert abs(float(one.mean()) - float(two.mean())) < 0.5
+
+
 def test_vignetting_darkens_corners_by_what_it_says_and_not_the_middle():
     ratios = []
     for left, _ in pairs(100, Faults(vignetting=0.5), count=40):

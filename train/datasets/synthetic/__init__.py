@@ -50,7 +50,7 @@ class Synthetic:
     disparity_distribution: how a scene's largest disparity and those of its things are drawn: `log_uniform` (as many between 1 and 2 as
         between 50 and 100), `uniform`, or `near` (the more the larger).
     scenes: shares by name. abstract: anything, anywhere. room, street, desk, garden: what a camera might see there, in perspective.
-    objects: least and greatest number of things before the background.
+    objects: least and greatest number of things before the background; in perspective fewer, where they are of many parts.
     textures: a folder of pictures (png, jpg, webp, ...), at any depth, that surfaces may carry; textures_share: how many of them do.
     reflections: share of surfaces that mirror what is far, which contradicts their own disparity.
 

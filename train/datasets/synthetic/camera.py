@@ -39,30 +39,29 @@ def photograph(left: View, right: View, rng: np.random.Generator, faults: Faults
     # All draws come first and whatever the faults, so that the same sample with one fault less is the same sample otherwise.
     noise, shot, vignetting = (float(rng.uniform(0, 1) * most) for most in (faults.noise, faults.shot_noise, faults.vignetting))
     defocus, motion, eye_blur = (float(rng.uniform(0, 1) * most) for most in (faults.defocus, faults.motion_blur, faults.eye_blur))
-    has_motion, is_near, blurred_eye, turn = rng.random() < 0.3, rng.random() < 0.5, int(rng.integers(2)), rng.uniform(0, np.pi)
+    has_motion, has_defocus, blurred_eye, turn = rng.random() < 0.3, rng.random() < 0.5, int(rng.integers(2)), rng.uniform(0, np.pi)
     softness, focus = rng.uniform(SHARPEST, SOFTEST), left.disparity[tuple(rng.integers(0, left.disparity.shape))]
     exposure = rng.uniform(70, 150) / max(float(np.mean(cv2.mean(left.image)[:3])), 1.0)
     gamma = np.exp(rng.normal(0, 0.12))
     farthest = max(float(np.abs(left.disparity - focus).max()), 1e-3)
 
+    gains = exposure * (1 + faults.eye_difference * (rng.uniform(-1, 1, size=(2, 1)) + 0.3 * rng.uniform(-1, 1, size=(2, 3))))
+    gammas = gamma * (1 + faults.eye_difference * rng.uniform(-1, 1, size=2))
+    tilts, off_centres = faults.eye_difference * rng.uniform(-1, 1, size=(2, 2)), rng.normal(0, 0.05, size=(2, 2))
+
     images = []
     for eye, view in enumerate((left, right)):
-        gain = exposure * (1 + faults.eye_difference * (rng.uniform(-1, 1) + 0.3 * rng.uniform(-1, 1, size=3)))
-        own_gamma = gamma * (1 + faults.eye_difference * rng.uniform(-1, 1))
-        tilt = faults.eye_difference * rng.uniform(-1, 1, size=2)
-        off_centre = rng.normal(0, 0.05, size=2)
-
         image = view.image
-        if is_near and defocus > 0.1:
+        if has_defocus and defocus > 0.1:
             far = cv2.absdiff(view.disparity, np.full_like(view.disparity, focus)) * np.float32(1 / farthest)
             image = cv2.blendLinear(cv2.GaussianBlur(image, (0, 0), defocus), image, far, np.maximum(1 - far, 0))
         if has_motion and motion > 1:
             image = cv2.filter2D(image, -1, _path(motion, turn))
         image = cv2.GaussianBlur(image, (0, 0), float(np.hypot(softness, eye_blur if eye == blurred_eye else 0)))
-        image = cv2.multiply(image, _light(image.shape[:2], gain, vignetting, tilt, off_centre))
+        image = cv2.multiply(image, _light(image.shape[:2], gains[eye], vignetting, tilts[eye], off_centres[eye]))
         np.clip(image, 0, 255, out=image)
-        image = cv2.pow(image, own_gamma)
-        image *= np.float32(255 ** (1 - own_gamma))
+        image = cv2.pow(image, gammas[eye])
+        image *= np.float32(255 ** (1 - gammas[eye]))
         images.append(_noisy(image, rng, noise, shot))
     return images[0], images[1]
 

@@ -10,6 +10,7 @@ from train.datasets.synthetic.stencils import STENCILS
 from train.datasets.synthetic.textures import fractal, texture
 
 POOL = 2  # pictures of one kind in a scene, shared by its surfaces: things in one place are of like make
+MIXED_POOL = 6  # the same, of photos and of textures of no material
 SIDE = 160  # texels
 LARGE, FINE = 320, 256  # texels, of ground and walls, and of cut-outs
 TEXELS = (0.5, 1.0)  # per pixel, where a surface is at its usual distance: below one, so that neither eye undersamples
@@ -30,25 +31,23 @@ class Skins:
 
     def picture(self, height: int, width: int) -> Skin:
         """A texture of its own, of any look."""
-        return Skin(_opaque(self._own(height, width) if self._own_photo() else texture(self.rng, height, width)), gloss=self.gloss())
+        make = self.photos.piece if self.rng.random() < self.share and self.photos is not None else texture
+        return Skin(_opaque(make(self.rng, height, width)), gloss=self._gloss())
 
     def material(self, *kinds: str, large: bool = False) -> Skin:
         """One of these materials, or now and then any texture; `large` ones have coarser copies of themselves."""
         side = LARGE if large else SIDE
-        photo = self._own_photo()
-        kind = "photo" if photo else "odd" if self.rng.random() < ODD else kinds[int(self.rng.integers(len(kinds)))]
+        make, kind = texture, "odd"
+        if self.rng.random() < self.share and self.photos is not None:
+            make, kind = self.photos.piece, "photo"
+        elif self.rng.random() >= ODD:
+            kind = kinds[int(self.rng.integers(len(kinds)))]
+            make = MATERIALS[kind]
         pool = self._pool.setdefault((kind, side), [])
-        if not pool or (len(pool) < POOL and self.rng.random() < 0.6):
-            made = (
-                self._own(side, side)
-                if photo
-                else texture(self.rng, side, side)
-                if kind == "odd"
-                else MATERIALS[kind](self.rng, side, side)
-            )
-            pool.append(_opaque(made))
+        if not pool or (len(pool) < (POOL if kind in MATERIALS else MIXED_POOL) and self.rng.random() < 0.6):
+            pool.append(_opaque(make(self.rng, side, side)))
         picture = pool[int(self.rng.integers(len(pool)))]
-        return Skin(picture, coarse=_coarser(picture) if large else (), gloss=None if kind in DULL else self.gloss())
+        return Skin(picture, coarse=_coarser(picture) if large else (), gloss=None if kind in DULL else self._gloss())
 
     def stencil(self, kind: str) -> Skin:
         """A cut-out. It fills its picture, which is square."""
@@ -57,21 +56,14 @@ class Skins:
             pool.append(STENCILS[kind](self.rng, FINE, FINE))
         return Skin(pool[int(self.rng.integers(len(pool)))], cutout=True)
 
-    def gloss(self, chance: float | None = None) -> Gloss | None:
+    def _gloss(self) -> Gloss | None:
         """What a surface reflects; None for most."""
-        if self.rng.random() >= (self.reflections if chance is None else chance):
+        if self.rng.random() >= self.reflections:
             return None
         if self._world is None:
             self._world = _surroundings(self.rng)
         dull = cv2.GaussianBlur(self._world, (0, 0), np.exp(self.rng.uniform(np.log(0.7), np.log(10))))
         return Gloss(dull * np.float32(self.rng.uniform(0.1, 0.8)))
-
-    def _own_photo(self) -> bool:
-        return self.rng.random() < self.share and self.photos is not None
-
-    def _own(self, height: int, width: int) -> np.ndarray:
-        assert self.photos is not None
-        return self.photos.piece(self.rng, height, width)
 
 
 def _opaque(picture: np.ndarray) -> np.ndarray:
