@@ -99,7 +99,6 @@ def _live_view(
 
     with ExitStack() as stack:
         source = open_source(left, right, side_by_side, swap=swap, camera_size=camera_size)
-        stack.callback(source.close)
         known = None
         if calibration is not None:
             rectify = not no_rectify if can_rectify(calibration) else None
