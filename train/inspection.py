@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from train.augment.spatial import flip_horizontally
 from train.datasets import SampleError
 from train.sample import StereoSample
 from train.sources import Source
@@ -25,11 +26,13 @@ MOST_HASHED = 100_000  # files whose sizes are compared in search of duplicates
 
 @dataclass
 class Examined:
-    """One pair, looked at. problem: why it could not be read."""
+    """One pair, looked at. problem: why it could not be read; reading: what fits best; right: the same of the right view's ground truth,
+    which horizontal flips train on."""
 
     key: str
     problem: str = ""
     reading: str | None = None
+    right: str | None = None
     size: tuple[int, int] = (0, 0)
     valid: float = 0.0
     beyond: float = 0.0
@@ -97,6 +100,7 @@ def _examine(source: Source, index: int, edges: np.ndarray) -> Examined:
     return Examined(
         sample.key,
         reading=check_pair(sample).reading,
+        right=None if sample.disparity_right is None else check_pair(flip_horizontally(sample)).reading,
         size=(sample.disparity.shape[1], sample.disparity.shape[0]),
         valid=float(sample.valid.mean()),
         beyond=float((known >= edges[-1]).mean()) if known.size else 0.0,
@@ -117,7 +121,8 @@ def _flags(found: Inspected) -> Iterable[str]:
             f"{len(empty)} of {len(pairs)} pairs have ground truth on less than {100 * FEW_VALID:g} % of their pixels: "
             f"{shorten(empty, 4)}; disparity of the wrong sign counts as unknown, as does what the encoding marks so: look at these two"
         )
-    yield from _misread(pairs)
+    yield from _misread([(pair.key, pair.reading) for pair in pairs])
+    yield from (f"right view: {line}" for line in _misread([(pair.key, pair.right) for pair in pairs]))
     far = [pair for pair in pairs if pair.beyond > MANY_BEYOND]
     if far:
         worst = max(pair.highest for pair in far)
@@ -132,12 +137,13 @@ def _flags(found: Inspected) -> Iterable[str]:
         )
 
 
-def _misread(pairs: Sequence[Examined]) -> Iterable[str]:
-    judged = [pair for pair in pairs if pair.reading is not None]
-    for reading, count in Counter(pair.reading for pair in judged).most_common():
+def _misread(readings: Sequence[tuple[str, str | None]]) -> Iterable[str]:
+    """readings: of pairs by their keys, None of those that cannot be judged."""
+    judged = [(key, reading) for key, reading in readings if reading is not None]
+    for reading, count in Counter(reading for _, reading in judged).most_common():
         if reading == AS_GIVEN:
             continue
-        keys = shorten([pair.key for pair in judged if pair.reading == reading], 4)
+        keys = shorten([key for key, its in judged if its == reading], 4)
         what = "the ground truth does not explain the images" if reading == "unrelated" else f"{reading}, by what the images show"
         whole = "the data set" if count > MAJORITY * len(judged) else "single pairs"
         yield f"{what}: {count} of {len(judged)} pairs ({whole}): {keys}"
