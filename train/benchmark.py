@@ -1,0 +1,231 @@
+"""What a network costs: time, memory and floating-point operations of a train step (forward, loss, backward) and of inference.
+
+Several networks are measured in turns in one process, so that what disturbs the machine disturbs all of them; the ratio is taken round by
+round. Weights are random: they change no cost. The cost of data is in `benchmark_data`; optimizer, average and logging are not in a step.
+"""
+
+import ctypes
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from core import build_model
+from train.config import RunConfig
+from train.inference import PRECISIONS, Precision, check_precision
+from train.losses import INVALID, Objective
+from train.sample import StereoBatch
+from utils.versions import peak_memory_gib, reset_peak_memory
+
+DISPARITY_PX = 4
+DEPTH = 2  # of the module names that stages are called by: `backbone`, or `update.mask_head` where only that is called
+REST = "rest of the forward pass"  # correlation, and what lies between the modules
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """size: (width, height). iterations: of training and inference alike, None for the network's own numbers. batch: of the train step;
+    inference is of one pair. repeats: rounds that count, after `warmup` that do not."""
+
+    size: tuple[int, int]
+    device: torch.device
+    batch: int = 1
+    iterations: int | None = None
+    precision: Precision = "fp32"
+    gradient_checkpointing: bool = False
+    repeats: int = 5
+    warmup: int = 1
+
+
+class Subject:
+    """A network with its losses and a batch to work on."""
+
+    def __init__(self, name: str, config: RunConfig, conditions: Conditions) -> None:
+        check_precision(conditions.precision, conditions.device)
+        self.name, self.conditions = name, conditions
+        torch.manual_seed(0)
+        self.network = build_model(config.model, with_pretrained=False).to(conditions.device)
+        self.network.gradient_checkpointing = conditions.gradient_checkpointing
+        self.objective = Objective(config.loss)
+        label = next(label for label in config.loss if label != INVALID)
+        self.batch = made_batch(conditions.batch, conditions.size, label).to(conditions.device)
+
+    def forward(self) -> Any:
+        self.network.zero_grad(set_to_none=True)
+        self.network.train()
+        with self._precision():
+            return self.network(self.batch.left, self.batch.right, iters=self.conditions.iterations)
+
+    def loss(self, output: Any) -> Tensor:
+        with self._precision():
+            return self.objective(output, self.batch)[0]
+
+    def train_step(self) -> None:
+        self.loss(self.forward()).backward()
+
+    def infer(self) -> None:
+        self.network.eval()
+        with torch.no_grad(), self._precision():
+            self.network(self.batch.left[:1], self.batch.right[:1], iters=self.conditions.iterations)
+
+    def _precision(self):
+        low = PRECISIONS[self.conditions.precision]
+        return nullcontext() if low is None else torch.autocast(self.conditions.device.type, low)
+
+
+def made_batch(count: int, size: tuple[int, int], label: str) -> StereoBatch:
+    """Noise that the right eye sees `DISPARITY_PX` further left, every pixel with ground truth."""
+    width, height = size
+    scene = np.random.default_rng(0).integers(0, 256, (count, 3, height, width + DISPARITY_PX), dtype=np.uint8)
+    left, right = (torch.from_numpy(view.copy()) for view in (scene[..., :width], scene[..., DISPARITY_PX:]))
+    truth = torch.full((count, height, width), float(DISPARITY_PX))
+    names = [str(i) for i in range(count)]
+    return StereoBatch(left, right, truth, torch.ones_like(truth, dtype=torch.bool), names, ["made"] * count, [label] * count)
+
+
+def benchmark(subjects: Sequence[Subject], progress: Callable[[], object] = lambda: None) -> dict[str, dict[str, Any]]:
+    """Name -> what the network costs, in plain values. progress: called once per round."""
+    conditions = subjects[0].conditions
+    found = {subject.name: _once(subject) for subject in subjects}
+    seconds: dict[str, dict[str, list[float]]] = {subject.name: {"train": [], "inference": []} for subject in subjects}
+    for number in range(conditions.warmup + conditions.repeats):
+        first = number % len(subjects)
+        for subject in [*subjects[first:], *subjects[:first]]:
+            for what, call in (("train", subject.train_step), ("inference", subject.infer)):
+                taken = timed(call, conditions.device)
+                if number >= conditions.warmup:
+                    seconds[subject.name][what].append(taken)
+            subject.network.zero_grad(set_to_none=True)
+        progress()
+    for subject in subjects:
+        for what, samples in (("train", conditions.batch), ("inference", 1)):
+            own, reference = (seconds[name][what] for name in (subject.name, subjects[0].name))
+            cost = found[subject.name][what]
+            cost["seconds"] = summary(own)
+            cost["of_the_first"] = summary([ours / theirs for ours, theirs in zip(own, reference, strict=True)])
+            cost["samples_per_second"] = samples / cost["seconds"]["median"]
+            cost["gflop_per_second"] = cost["gflop"] / cost["seconds"]["median"]
+    return found
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """The median and the quartiles, linear between neighbours."""
+    low, median, high = np.quantile(values, [0.25, 0.5, 0.75]).tolist()
+    return {"median": median, "low": low, "high": high}
+
+
+def timed(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds until the device has done it."""
+    _wait(device)
+    start = time.perf_counter()
+    call()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def _once(subject: Subject) -> dict[str, Any]:
+    """What does not have to be measured again and again: sizes, operations, memory, and how the time of a step is shared out."""
+    parameters = list(subject.network.parameters())
+    found: dict[str, Any] = {
+        "parameters": sum(p.numel() for p in parameters),
+        "trained": sum(p.numel() for p in parameters if p.requires_grad),
+    }
+    for what, call in (("train", subject.train_step), ("inference", subject.infer)):
+        subject.network.zero_grad(set_to_none=True)
+        found[what] = {"memory_gib": memory_gib(call, subject.conditions.device)}
+        with FlopCounterMode(display=False) as counter:
+            call()
+        found[what]["gflop"] = counter.get_total_flops() / 1e9
+    found["stages"] = stages(subject)
+    return found
+
+
+def memory_gib(call: Callable[[], object], device: torch.device) -> float:
+    """Peak while it runs, above what was in use before: activations, and gradients of a train step. Of the process on a CPU."""
+    with suppress(OSError, AttributeError):  # not glibc; what it keeps for later would hide what is needed now
+        ctypes.CDLL(None).malloc_trim(0)
+    reset_peak_memory(device)
+    before = peak_memory_gib(device)
+    call()
+    return peak_memory_gib(device) - before
+
+
+def stages(subject: Subject) -> dict[str, float]:
+    """Seconds of one train step by the module that was called, the rest of the forward pass, the loss and the backward pass."""
+    device = subject.conditions.device
+    outputs: list[Any] = []
+    with watched(subject.network, device) as found:
+        whole = timed(lambda: outputs.append(subject.forward()), device)
+    found[REST] = max(whole - sum(found.values()), 0.0)
+    losses: list[Tensor] = []
+    found["loss"] = timed(lambda: losses.append(subject.loss(outputs[0])), device)
+    found["backward"] = timed(losses[0].backward, device)
+    return found
+
+
+@contextmanager
+def watched(network: nn.Module, device: torch.device) -> Iterator[dict[str, float]]:
+    """Seconds in the modules of `network` by name, down to `DEPTH`: of a module within a module that is timed, nothing is counted twice."""
+    found: dict[str, float] = {}
+    entered: list[tuple[str, float]] = []
+    handles = []
+
+    def enter(name: str) -> None:
+        _wait(device)
+        entered.append((name, time.perf_counter()))
+
+    def leave() -> None:
+        _wait(device)
+        name, start = entered.pop()
+        if not entered:
+            found[name] = found.get(name, 0.0) + time.perf_counter() - start
+
+    for name, module in network.named_modules():
+        if name and name.count(".") < DEPTH:
+            handles.append(module.register_forward_pre_hook(lambda *_, name=name: enter(name)))
+            handles.append(module.register_forward_hook(lambda *_: leave()))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """Markdown: a row for each network; then where the time of one train step goes."""
+    lines = [
+        "| network | parameters | train step | inference | ratio of both to the first | GFLOP | memory |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, cost in found.items():
+        both = [cost[what] for what in ("train", "inference")]
+        cells = [
+            name,
+            f"{cost['parameters'] / 1e6:.1f} M",
+            *(_spread(one["seconds"]) + " s" for one in both),
+            ", ".join(_spread(one["of_the_first"]) for one in both),
+            ", ".join(f"{one['gflop']:.1f}" for one in both),
+            ", ".join(f"{one['memory_gib']:.2f}" for one in both) + " GiB",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    for name, cost in found.items():
+        whole = sum(cost["stages"].values())
+        shares = sorted(cost["stages"].items(), key=lambda item: -item[1])
+        lines += ["", f"{name}: " + ", ".join(f"{stage} {100 * taken / whole:.0f} %" for stage, taken in shares if taken > 0.005 * whole)]
+    return "\n".join(lines)
+
+
+def _spread(values: dict[str, float]) -> str:
+    """The median, and half the distance of the quartiles."""
+    return f"{values['median']:.3g} ± {(values['high'] - values['low']) / 2:.2g}"
