@@ -67,7 +67,7 @@ def test_a_stage_is_counted_once_and_by_the_outermost_name():
         network(torch.zeros(1))
         network.last[0](torch.zeros(1))
     assert found.keys() == {"inner", "last", "last.0"}
-    assert 0.04 <= found["inner"] and 0.02 <= found["last"] and 0.02 <= found["last.0"]
+    assert found["inner"] >= 0.04 and found["last"] >= 0.02 and found["last.0"] >= 0.02
     assert sum(found.values()) <= time.perf_counter() - start and not network.inner._forward_hooks
 
 
