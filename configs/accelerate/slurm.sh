@@ -40,10 +40,10 @@ step=$!
 
 wait "$step"
 code=$?
-while [ "$code" -gt 128 ] && kill -0 "$step" 2>/dev/null; do # the signal ended the waiting, not the step
+if [ "$code" -gt 128 ] && [ -n "$stopping" ]; then # the signal ended the waiting, not the step
     wait "$step"
     code=$?
-done
+fi
 
 if [ -n "$stopping" ] && [ "$code" -eq 0 ]; then
     scontrol requeue "$SLURM_JOB_ID"

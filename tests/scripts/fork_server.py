@@ -1,8 +1,9 @@
 """Starts training commands without their seconds of imports; no test of its own. Each is a process, in a group of its own.
 
-Reads a folder and the arguments as one JSON list a line; answers with the process's id and, when it has ended, with its wait status.
+Reads a folder and the arguments as one JSON list a line; answers `started ID` and, when the process has ended, `ended STATUS`.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -28,7 +29,9 @@ for line in sys.stdin:
         os.dup2(os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
         os.dup2(1, 2)
         main(arguments)
-    sys.stdout.write(f"{child}\n")
+    with contextlib.suppress(OSError):  # the child may have done it, or be gone
+        os.setpgid(child, child)
+    sys.stdout.write(f"started {child}\n")
     sys.stdout.flush()
-    sys.stdout.write(f"{os.waitpid(child, 0)[1]}\n")
+    sys.stdout.write(f"ended {os.waitpid(child, 0)[1]}\n")
     sys.stdout.flush()
