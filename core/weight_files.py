@@ -41,6 +41,8 @@ def read_file(path: Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:  # says more
+        raise
     except (UnpicklingError, BadZipFile, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{path}: not a readable weight file, damaged or with more in it than tensors ({reason})") from None
