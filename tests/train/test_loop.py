@@ -92,9 +92,8 @@ INF, NAN = float("inf"), float("nan")
 @pytest.mark.parametrize(
     ("what", "value", "accumulate", "micro", "precision"),
     [
-        ("gradient", INF, 1, 0, "fp32"), ("gradient", NAN, 1, 0, "bf16"), ("gradient", INF, 2, 1, "fp32"), ("gradient", NAN, 4, 0, "fp32"),
-        ("loss", INF, 1, 0, "fp32"), ("loss", NAN, 2, 0, "bf16"), ("loss", INF, 4, 2, "fp32"), ("truth", NAN, 2, 1, "fp32"),
-        ("image", NAN, 1, 0, "fp32"), ("image", INF, 2, 0, "bf16"), ("image", NAN, 4, 3, "fp32"),
+        ("gradient", INF, 1, 0, "fp32"), ("gradient", NAN, 2, 0, "bf16"), ("gradient", NAN, 4, 2, "fp32"), ("loss", INF, 2, 1, "fp32"),
+        ("loss", NAN, 1, 0, "bf16"), ("truth", NAN, 2, 1, "fp32"), ("image", NAN, 1, 0, "fp32"), ("image", INF, 2, 0, "fp32"),
     ],
 )  # fmt: skip
 def test_what_is_not_finite_moves_nothing_and_the_next_step_is_whole(build, monkeypatch, caplog, what, value, accumulate, micro, precision):
