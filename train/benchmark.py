@@ -4,10 +4,9 @@ Several networks are measured in turns in one process, so that what disturbs the
 round. Weights are random: they change no cost. The cost of data is in `benchmark_data`; optimizer, average and logging are not in a step.
 """
 
-import ctypes
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,9 +146,10 @@ def _once(subject: Subject) -> dict[str, Any]:
 
 
 def memory_gib(call: Callable[[], object], device: torch.device) -> float:
-    """Peak while it runs, above what was in use before: activations, and gradients of a train step. Of the process on a CPU."""
-    with suppress(OSError, AttributeError):  # not glibc; what it keeps for later would hide what is needed now
-        ctypes.CDLL(None).malloc_trim(0)
+    """Peak while it runs, above what was in use before: activations, and gradients of a train step.
+
+    On a CPU it is the process's resident memory, and reads low where memory is used again that was freed before but not given back.
+    """
     reset_peak_memory(device)
     before = peak_memory_gib(device)
     call()
