@@ -35,10 +35,10 @@ PREVIEWS = 8
 def train(run: Run, stop: StopSignals) -> None:
     """Steps from `run.first_step` to the end, or to a signal: update, report, measure, save, in that order."""
     options, total = run.options, run.options.num_iterations
+    if run.unmeasured or (run.config.validation.at_start and run.first_step == 0):
+        measure(run, run.first_step)
     if run.first_step >= total:
         log.info("nothing to do: step %d of %d is reached; raise --num_iterations to go on", run.first_step, total)
-    elif run.unmeasured or (run.config.validation.at_start and run.first_step == 0):
-        measure(run, run.first_step)
     watched = run.accelerator.is_main_process and sys.stderr.isatty()  # elsewhere log lines say the same
     bar = tqdm(total=total, initial=run.first_step, disable=not watched, unit="step", mininterval=1.0, dynamic_ncols=True)
     pace, done = Pace(run), run.first_step

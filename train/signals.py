@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from types import FrameType
-from typing import Self
+from typing import Any, Self
 
 import torch
 from accelerate import Accelerator
@@ -22,7 +22,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._before: dict[signal.Signals, signal.Handlers] = {}
+        self._before: dict[signal.Signals, Any] = {}
         self._told: Tensor | None = None
 
     def __enter__(self) -> Self:

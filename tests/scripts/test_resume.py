@@ -86,6 +86,15 @@ def test_a_run_continues_in_another_workspace_from_a_path(train, tiny, tmp_path)
     assert_same_run(tmp_path / "whole", tmp_path / "other", 3)
 
 
+def test_stopped_in_its_last_step_a_run_is_measured_by_the_next(train, tiny, tmp_path, stopping):
+    common = ["--config", tiny, *COMMON, *MEASURED, "--num_iterations", 1]
+    assert train(*common, "--workspace", "whole").code == 0
+    stopping(0, signal.SIGTERM)
+    assert "stopped by a signal after step 1 of 1" in train(*common, "--workspace", "parts").output
+    assert "nothing to do" in train(*common, "--workspace", "parts", "--checkpoint", "latest").output
+    assert_same_run(tmp_path / "whole", tmp_path / "parts", 1)
+
+
 def test_a_second_interrupt_ends_the_run_at_once(train, tiny, tmp_path, stopping):
     stopping(1, signal.SIGINT, signal.SIGINT)
     outcome = train("--config", tiny, *COMMON, "--num_iterations", 3, "--save_every", 1, "--workspace", "run")
