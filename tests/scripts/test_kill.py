@@ -4,7 +4,6 @@
 where each kill fell.
 """
 
-import contextlib
 import json
 import logging
 import os
@@ -107,13 +106,14 @@ def moments(checkpoints, metrics, generator, count):
         return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
 
     def begun():
-        left_over = folders()
-        return lambda: folders() - left_over
+        left_over = [True]  # by the last kill, until it has been seen to be gone
 
-    def folders():
-        with contextlib.suppress(FileNotFoundError):  # it goes as it came
-            return {path.stat().st_ino for path in checkpoints.folder.glob(".*.tmp")}
-        return set()
+        def happened():
+            there = any(checkpoints.folder.glob(".*.tmp"))
+            left_over[0] = left_over[0] and there
+            return there and not left_over[0]
+
+        return happened
 
     def new_record():
         known = set(checkpoints.folder.glob("*.json"))
