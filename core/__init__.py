@@ -38,4 +38,18 @@ def build_model(config: Mapping[str, Any], *, with_pretrained: bool = True) -> n
     return MODELS[name](with_pretrained, **checked)
 
 
-__all__ = ["MODELS", "CREStereo", "FoundationStereo", "RAFTStereo", "StereoOutput", "UNet", "build_model", "load_model"]
+def offered(config: Mapping[str, Any]) -> frozenset[str]:
+    """The fields of `StereoOutput` that the network of a checked "model" section fills beside the disparities: those that it always has and
+    those that a key of the section switches on."""
+    network = MODELS[config["type"]]
+    return network.offers | {field for field, key in switches(network).items() if config.get(key)}  # pyright: ignore
+
+
+def switches(network: Any) -> Mapping[str, str]:
+    """Further fields that a registered network fills -> the key of its configuration that has to be true for it."""
+    return getattr(network, "switched", {})
+
+
+__all__ = [
+    "MODELS", "CREStereo", "FoundationStereo", "RAFTStereo", "StereoOutput", "UNet", "build_model", "load_model", "offered", "switches",
+]  # fmt: skip

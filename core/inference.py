@@ -22,10 +22,12 @@ Box = tuple[int, int, int, int]
 
 
 class Estimate(NamedTuple):
-    """What is known of one pair, float32 (H, W). disparity: pixels, >= 0. log_variance: see `StereoOutput`, None of networks without it."""
+    """What is known of one pair, float32. disparity: (H, W) pixels, >= 0. log_variance: (H, W), pose: (6,), see `StereoOutput`; None of
+    networks without them, and no pose in tiles, of which each would have its own."""
 
     disparity: np.ndarray
     log_variance: np.ndarray | None = None
+    pose: np.ndarray | None = None
 
 
 def padding_to(multiple: int, height: int, width: int) -> Box:
@@ -65,7 +67,7 @@ def _unpadded(output: StereoOutput, box: Box) -> StereoOutput:
     """Without `initial`, which is of a size of its own."""
     parts = {name: getattr(output, name) for name in ("vertical", "log_variance")}
     parts = {name: None if part is None else unpad(part, box) for name, part in parts.items()}
-    return StereoOutput(unpad(output.disparities, box), **parts)
+    return StereoOutput(unpad(output.disparities, box), pose=output.pose, **parts)
 
 
 def cascade(
@@ -170,7 +172,7 @@ def estimate(
     passes = predict_hierarchical if hierarchical else partial(predict_cascaded, cascades=cascades)
     with evaluating(model):
         output = passes(model, views[0], views[1], iters=iters, tiles=tiles)
-    found = output.disparity.clamp(min=0), output.log_variance
+    found = output.disparity.clamp(min=0), output.log_variance, output.pose
     return Estimate(*(None if part is None else part[0].float().cpu().numpy() for part in found))
 
 

@@ -14,12 +14,16 @@ class StereoOutput(NamedTuple):
     initial: (B, 1, h, w) the disparity before refinement, in pixels of its own (working) size.
     vertical: (B, T, H, W) what is left of a rectification error, per iteration: row in the left image - row in the right one, in pixels.
     log_variance: (B, H, W) natural logarithm of the variance that the network expects of the final disparity's error, in square pixels.
+    pose: (B, 6) how far the right camera is from its rectified place, in the frame of that place (x right, y down, z ahead), all 0 for a
+        rectified pair. First a rotation vector, axis times angle in radians, which turns the place's axes into the camera's: positive
+        numbers look up, to the right, and roll clockwise. Then the camera's position in baselines: to the right, below, ahead.
     """
 
     disparities: Tensor
     initial: Tensor | None = None
     vertical: Tensor | None = None
     log_variance: Tensor | None = None
+    pose: Tensor | None = None
 
     @property
     def disparity(self) -> Tensor:

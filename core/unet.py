@@ -1,11 +1,12 @@
 """An encoder-decoder that sees both images at once and says how sure it is: the fastest network here, and a baseline without matching.
 
 A U-Net (Ronneberger et al., arXiv:1505.04597) with the two outputs of Kendall and Gal (arXiv:1703.04977, section 3): disparity and the
-logarithm of its variance. Nothing is refined, so there are no iterations; its loss is `uncertainty_loss` of `train/losses.py`.
+logarithm of its variance. Nothing is refined, so there are no iterations; its loss is `uncertainty_loss` of `train/losses.py`. Its coarsest
+features can also say how far the right camera stands out of place; the loss of that is `pose_loss`.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
 import torch
@@ -14,17 +15,43 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core import inference
-from core.blocks import BatchNormPolicy, ConvNormAct, Width, at_least_float32, keep_batch_norm
+from core.blocks import BatchNormPolicy, ConvNormAct, Width, at_least_float32, float32_island, keep_batch_norm
 from core.checkpointing import checkpointed
 from core.inputs import check_batch_statistics, check_iters, check_pair
 from core.output import StereoOutput
 from utils.errors import UserError
 
 LOG_VARIANCE = (-10.0, 12.0)  # standard deviations from 0.007 to 400 pixels: the loss divides by the variance
+POSE_SCALE = (
+    0.01  # radians and baselines of an output of 1: what cameras move by after they were calibrated (Zhou et al., arXiv:1704.07813)
+)
 
 
 def two_convs(inputs: int, outputs: int, *, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(ConvNormAct(inputs, outputs, stride=stride), ConvNormAct(outputs, outputs))
+
+
+class PoseHead(nn.Module):
+    """One pose per pair from features of any size: their means over the image, and their means weighted with the place in it, since the
+    rows of a rolled camera are off by more the farther they are from the middle."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = ConvNormAct(width, width)
+        self.linear = nn.Linear(3 * width, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width, h, w) -> (B, 6), see `StereoOutput.pose`."""
+        x = at_least_float32(self.conv(x))
+        with float32_island(x):
+            down, across = (_places(length, x) for length in x.shape[-2:])
+            means = [part.mean((2, 3)) for part in (x, x * across, x * down[:, None])]
+            return POSE_SCALE * self.linear(torch.cat(means, 1))
+
+
+def _places(length: int, like: Tensor) -> Tensor:
+    """(length,) the pixels' places from -1 to 1, 0 in the middle."""
+    return (2 * torch.arange(length, device=like.device, dtype=like.dtype) + 1) / length - 1
 
 
 class UNet(nn.Module):
@@ -34,6 +61,7 @@ class UNet(nn.Module):
     padding = 16  # what `infer` pads to
     stride = 1  # what it predicts on
     offers = frozenset({"log_variance"})
+    switched: ClassVar = {"pose": "predict_pose"}
 
     def __init__(
         self,
@@ -47,6 +75,9 @@ class UNet(nn.Module):
             BatchNormPolicy, Field(description="in training: train; frozen_statistics: running ones are used; frozen: weights too")
         ] = "train",
         sync_batchnorm: Annotated[bool, Field(description="share batch statistics between processes")] = False,
+        predict_pose: Annotated[
+            bool, Field(description="also say how far the right camera is from its rectified place: six numbers, trained by pose_loss")
+        ] = False,
     ) -> None:
         """with_pretrained: nothing of this network comes pretrained."""
         super().__init__()
@@ -59,6 +90,9 @@ class UNet(nn.Module):
         )
         self.decoder = nn.ModuleList(two_convs(dims[level] + dims[level + 1], dims[level]) for level in range(len(dims) - 1))
         self.head = nn.Conv2d(dims[0], 2, 3, padding=1)
+        self.pose_head = PoseHead(dims[-1]) if predict_pose else None
+        if predict_pose:
+            self.offers = self.offers | {"pose"}
         self.gradient_checkpointing = False
         self.train()
 
@@ -69,7 +103,7 @@ class UNet(nn.Module):
         return self
 
     def forward(self, left: Tensor, right: Tensor, iters: int | None = None, init: Tensor | None = None) -> StereoOutput:
-        """Disparity of `left` and its log-variance.
+        """Disparity of `left` and its log-variance, and with `predict_pose` the right camera's pose.
 
         left, right: (B, 3, H, W) RGB in [0, 1], H and W multiples of `self.multiple`.
         iters: without effect, there being nothing to iterate. init: refused for the same reason.
@@ -79,12 +113,13 @@ class UNet(nn.Module):
         for stage in self.encoder:
             x = self._checkpointed(stage, x)
             skips.append(x)
+        pose = None if self.pose_head is None else self._checkpointed(self.pose_head, x)
         for level in reversed(range(len(self.decoder))):
             skip = skips[level]
             x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False)
             x = self._checkpointed(self.decoder[level], torch.cat([skip, x], 1))
         share, log_variance = at_least_float32(self.head(x)).split(1, 1)
-        return StereoOutput(self.max_disp * share.sigmoid(), log_variance=log_variance[:, 0].clamp(*LOG_VARIANCE))
+        return StereoOutput(self.max_disp * share.sigmoid(), log_variance=log_variance[:, 0].clamp(*LOG_VARIANCE), pose=pose)
 
     def infer(
         self, left: np.ndarray, right: np.ndarray, *, iters: int | None = None, hierarchical: bool = False, cascades: int = 1

@@ -129,7 +129,7 @@ class _TimedDataset:
 
     def __init__(self, dataset: StereoDataset, timing: Timing) -> None:
         self._dataset, self._timing = dataset, timing
-        self.has_right_disparity = dataset.has_right_disparity
+        self.has_right_disparity, self.has_pose = dataset.has_right_disparity, dataset.has_pose
 
     def __len__(self) -> int:
         return len(self._dataset)

@@ -330,7 +330,7 @@ def _check_text(text: str, where: str) -> None:
 
 def _resolve(config: RunConfig, path: Path) -> RunConfig:
     """The same configuration with the parameters of networks, data sets and losses checked and completed by their registries."""
-    from core import MODELS
+    from core import MODELS, offered, switches
     from train.augment.pipeline import Augmentation
     from train.datasets import DATASETS
     from train.losses import Objective
@@ -356,7 +356,13 @@ def _resolve(config: RunConfig, path: Path) -> RunConfig:
     entries = [complete(entry, f"{here}data.datasets[{i}]") for i, entry in enumerate(config.data.datasets)]
     held = [complete(entry, f"{here}validation.datasets[{i}]") for i, entry in enumerate(config.validation.datasets)]
     objective = Objective(config.loss, f"{here}loss")
-    objective.check_network(kind, MODELS[kind].offers, f"{here}loss")
+    switched = switches(MODELS[kind])
+    objective.check_network(kind, offered(model), f"{here}loss", switched)
+    for field, key in switched.items():
+        if model[key] and not objective.needing(field):
+            raise UserError(
+                f"{here}model.{key}: true, but no loss is of the network's '{field}'; add one, of weight 0 to leave it untrained"
+            )
     for i, entry in enumerate(entries):
         objective.check_labels([entry.label_type], f"{here}data.datasets[{i}].label_type")
     loss = {

@@ -180,7 +180,15 @@ def collate(items: list[Loaded]) -> StereoBatch:
         datasets=[item.source.name for item in items],
         label_types=[item.source.label_type for item in items],
         broken={name: problem for item in items for name, problem in item.broken.items()},
+        pose=collate_poses([item.sample.pose for item in items]),
     )
+
+
+def collate_poses(poses: Sequence[np.ndarray | None]) -> torch.Tensor | None:
+    """(B, 6), NaN for a sample without one; None where none has one."""
+    if all(pose is None for pose in poses):
+        return None
+    return torch.from_numpy(np.stack([np.full(6, np.nan, np.float32) if pose is None else pose for pose in poses]))
 
 
 def start_worker(_: int) -> None:

@@ -2,15 +2,17 @@
 `infer`, the same path that people use; what is measured is in `metrics`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
+from core.inference import Estimate
 from train.config import ValidationConfig
 from train.dataloader import limit_disparity, load_twice
 from train.datasets import SampleError
-from train.metrics import MetricSums
+from train.metrics import POSE_MSE, MetricSums
 from train.sample import StereoSample
 from train.sources import Source
 from utils.errors import UserError
@@ -54,22 +56,27 @@ class ValidationSet:
 
 def validate(
     held: ValidationSet,
-    predict: Callable[[StereoSample], np.ndarray],
+    predict: Callable[[StereoSample], Estimate],
     *,
     rank: int,
     ranks: int,
     reduce: Callable[[torch.Tensor], torch.Tensor],
 ) -> dict[str, float]:
-    """Metrics over the validation samples, all pooled over pixels, overall and as `<data set>/<metric>`.
+    """Metrics over the validation samples, all pooled over pixels, overall and as `<data set>/<metric>`; `pose_mse` where poses were found
+    and are known.
 
-    predict: sample -> (H, W) disparity in pixels. reduce: sums a float64 tensor over the processes; all of them call this together.
+    reduce: sums a float64 tensor over the processes; all of them call this together.
     """
-    sums = MetricSums(list(held.counts()))
+    sums, poses = MetricSums(list(held.counts())), MetricSums(list(held.counts()), ["mse"])
     for position in range(rank, len(held), ranks):
-        sample = held.load(position)
-        prediction = torch.from_numpy(predict(sample))[None]
-        sums.add(prediction, torch.from_numpy(sample.disparity)[None], torch.from_numpy(sample.valid)[None], [held.name(position)])
-    return sums.reduce(reduce)
+        sample, name = held.load(position), [held.name(position)]
+        found = predict(sample)
+        sums.add(*(torch.from_numpy(part)[None] for part in (found.disparity, sample.disparity, sample.valid)), name)
+        if found.pose is not None and sample.pose is not None:
+            pair = (torch.from_numpy(pose)[None, None] for pose in (found.pose, sample.pose))
+            poses.add(*pair, torch.ones(1, 1, 6, dtype=torch.bool), name)
+    errors = {f"{label.removesuffix('mse')}{POSE_MSE}": value for label, value in poses.reduce(reduce).items() if not math.isnan(value)}
+    return sums.reduce(reduce) | errors
 
 
 def constant_epe(held: ValidationSet) -> float:
@@ -88,3 +95,9 @@ def constant_epe(held: ValidationSet) -> float:
     centres = (np.arange(len(counts)) + 0.5) / BINS_PER_PX
     median = centres[np.searchsorted(counts.cumsum(), counts.sum() / 2)]
     return float((counts * np.abs(centres - median)).sum() / counts.sum())
+
+
+def constant_pose_mse(held: ValidationSet) -> float:
+    """`pose_mse` of the best constant pose, the mean of all that are known: what a network that sees nothing reaches."""
+    poses = [sample.pose for position in range(len(held)) if (sample := held.load(position)).pose is not None]
+    return float(np.var(poses, axis=0, dtype=np.float64).mean())

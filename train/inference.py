@@ -54,12 +54,13 @@ class Settings:
 @dataclass(frozen=True, eq=False)
 class Result:
     """Of one pair, all (H, W) at its own size. disparity: float32 pixels, >= 0. confidence: float32, see `StereoOutput.confidence`; None of
-    networks without it. agree: bool, see `geometry.left_right_agree`; None where it was not asked for.
+    networks without it. agree: bool, see `geometry.left_right_agree`; None where it was not asked for. pose: (6,), see `Estimate`.
     """
 
     disparity: np.ndarray
     confidence: np.ndarray | None = None
     agree: np.ndarray | None = None
+    pose: np.ndarray | None = None
 
 
 class Estimator:
@@ -72,12 +73,12 @@ class Estimator:
         self.limit_px = None if range_px is None else range_px / self.settings.scale
 
     def __call__(self, left: np.ndarray, right: np.ndarray) -> Result:
-        disparity, log_variance = self._at_scale(left, right)
+        disparity, log_variance, pose = self._at_scale(left, right)
         confidence = None if log_variance is None else confidence_of(torch.from_numpy(log_variance)).numpy()
         if not self.settings.left_right:
-            return Result(disparity, confidence)
+            return Result(disparity, confidence, pose=pose)
         other = mirror(self._at_scale(mirror(right), mirror(left)).disparity)  # a mirrored pair is one whose left eye was the right one
-        return Result(disparity, confidence, left_right_agree(disparity, other, self.settings.agree_px))
+        return Result(disparity, confidence, left_right_agree(disparity, other, self.settings.agree_px), pose)
 
     def _at_scale(self, left: np.ndarray, right: np.ndarray) -> Estimate:
         height, width = left.shape[:2]
@@ -85,11 +86,11 @@ class Estimator:
         size = max(1, round(width * scale)), max(1, round(height * scale))
         if size == (width, height):
             return self._look(left, right)
-        disparity, log_variance = self._look(resize_image(left, size), resize_image(right, size))
+        disparity, log_variance, pose = self._look(resize_image(left, size), resize_image(right, size))
         disparity, _ = resize_disparity(disparity, np.ones(disparity.shape, bool), (width, height))
         if log_variance is not None:  # of an error that grows with the width, as disparity does
             log_variance = resize_image(log_variance, (width, height)) + np.float32(2 * math.log(width / size[0]))
-        return Estimate(disparity, log_variance)
+        return Estimate(disparity, log_variance, pose)
 
 
 def build_estimator(

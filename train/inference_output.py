@@ -119,6 +119,11 @@ def depth_of(result: Result, calibration: Calibration) -> np.ndarray:
     return depth if result.agree is None else np.where(result.agree, depth, np.float32(0))
 
 
+def pose_record(pose: np.ndarray | None) -> dict[str, list[float]] | None:
+    """The two parts of `StereoOutput.pose` by name, in plain numbers."""
+    return None if pose is None else {"rotation_rad": pose[:3].tolist(), "position_baselines": pose[3:].tolist()}
+
+
 def encode_png16(values: np.ndarray, scale: float) -> tuple[np.ndarray, int]:
     """uint16 (H, W): round(values * scale), at least 1 where positive, 0 where not or where it would not fit; and how many did not fit."""
     scaled = np.rint(np.maximum(values.astype(np.float64), 0) * scale)

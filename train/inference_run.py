@@ -10,7 +10,7 @@ import numpy as np
 
 from train.inference import Estimator
 from train.inference_checks import check_range, check_views
-from train.inference_output import Output
+from train.inference_output import Output, pose_record
 from train.inference_pairs import Pair, Pairs
 from utils.calibration_formats import Choices, PairCalibration, read_calibration
 from utils.errors import UserError
@@ -89,6 +89,7 @@ def _infer(pair: Pair, estimator: Estimator, output: Output, choices: Choices | 
             "source": pair.source,
             "size": [pair.left.shape[1], pair.left.shape[0]],
             "median_disparity": float(np.median(result.disparity)),
+            "pose": pose_record(result.pose),
             "seconds": seconds,
             "calibration": None if calibration is None else asdict(calibration),
             "warnings": list(found.values()),

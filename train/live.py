@@ -18,7 +18,7 @@ from train.cameras import Capture, Views
 from train.handover import Ended, Newest
 from train.inference import Estimator, Result
 from train.inference_checks import check_range, check_views
-from train.inference_output import Output, depth_of
+from train.inference_output import Output, depth_of, pose_record
 from train.inference_pairs import Pair
 from train.live_watch import Watcher
 from utils.calibration import Calibration
@@ -249,7 +249,7 @@ class Snapshots:
         output = Output(self.folder / f"{time.strftime('%Y%m%d_%H%M%S')}_{self.count:03d}")
         pair = Pair("", seen.views.left, seen.views.right, "live")
         output.write(pair, seen.result, self.calibration, rectified=True)
-        output.close({**self.about, "weights": seen.weights})
+        output.close({**self.about, "weights": seen.weights, "pose": pose_record(seen.result.pose)})
         return output.folder
 
 

@@ -12,14 +12,15 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from accelerate.utils import broadcast, gather_object
 from torch import Tensor
 from tqdm import tqdm
 
+from core.inference import Estimate, estimate
 from train.dataloader import MixtureDataset, plan_batch, torch_seed
-from train.evaluation import constant_epe, validate
+from train.evaluation import constant_epe, constant_pose_mse, validate
+from train.metrics import POSE_MSE
 from train.preview import save_previews
 from train.run import Run
 from train.sample import StereoBatch, StereoSample
@@ -245,8 +246,11 @@ def report_validation(run: Run, done: int) -> None:
     if done == 0 and run.accelerator.is_main_process:
         record["val/epe_constant"] = constant_epe(run.held)
         log.info("validation on %d samples; the best constant disparity has EPE %.3f px", len(run.held), record["val/epe_constant"])
+        if POSE_MSE in found:
+            record["val/pose_mse_constant"] = constant_pose_mse(run.held)
     run.tracker.log(record, done)
-    log.info("validation at step %d: EPE %.3f px, bad-1 %.1f %%, D1 %.1f %%", done, found["epe"], found["bad_1"], found["d1_all"])
+    pose = f", pose MSE {found[POSE_MSE]:.3g}" if POSE_MSE in found else ""
+    log.info("validation at step %d: EPE %.3f px, bad-1 %.1f %%, D1 %.1f %%%s", done, found["epe"], found["bad_1"], found["d1_all"], pose)
 
 
 def report_previews(run: Run, done: int) -> None:
@@ -255,7 +259,7 @@ def report_previews(run: Run, done: int) -> None:
     if not run.accelerator.is_main_process:
         return
     folder = run.options.workspace / "vis" / f"step_{done:08d}"
-    for path in save_previews(folder, preview_samples(run), lambda sample: predict(run, sample)):
+    for path in save_previews(folder, preview_samples(run), lambda sample: predict(run, sample).disparity):
         run.tracker.image(path, path.stem, done)
 
 
@@ -267,10 +271,10 @@ def preview_samples(run: Run) -> list[tuple[str, StereoSample]]:
     return [(item.source.name, item.sample) for item in map(MixtureDataset(run.mix).__getitem__, draws)]
 
 
-def predict(run: Run, sample: StereoSample) -> np.ndarray:
-    """(H, W) disparity in pixels, by the network and in the precision of the validation."""
+def predict(run: Run, sample: StereoSample) -> Estimate:
+    """By the network and in the precision of the validation."""
     with run.accelerator.autocast():
-        return run.measured.infer(sample.left, sample.right, iters=run.config.validation.iterations)
+        return estimate(run.measured, sample.left, sample.right, iters=run.config.validation.iterations)
 
 
 # ---- save -------------------------------------------------------------------------------------------------------------------------------

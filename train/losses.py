@@ -22,7 +22,7 @@ from utils.registry import Registry, explain
 LOSSES = Registry("loss")
 INVALID = "invalid"  # the label type of samples that could not be loaded; needs no entry and contributes 0
 
-PER_SAMPLE = ("left", "right", "disparity", "valid", "keys", "datasets", "label_types")
+PER_SAMPLE = ("left", "right", "disparity", "valid", "keys", "datasets", "label_types", "pose")
 
 Positive = Annotated[float, Field(gt=0)]
 Limit = Annotated[float | None, Field(gt=0, description="Pixels; ground truth that is not below this is ignored.")]
@@ -130,6 +130,20 @@ def uncertainty_loss(
     return _masked_mean(error * torch.exp(-log_scale) + log_scale, mask)
 
 
+@LOSSES.register("pose_loss")
+def pose_loss(output: StereoOutput, batch: StereoBatch) -> Tensor:
+    """Mean square error of the six numbers of the right camera's pose, 0 for a sample without that label: radians^2 and baselines^2, (B,).
+
+    An error of half a degree is 8e-5: the weight has to be in the thousands to be felt beside the errors of disparity. Raises `UserError`
+    for a network without a pose.
+    """
+    pose = _offered(output, "pose", "pose_loss")
+    if batch.pose is None:
+        return _wide(pose).new_zeros(len(batch))
+    known = torch.isfinite(batch.pose)
+    return (_keep(pose, known) - _keep(batch.pose, known)).square().mean(dim=1)
+
+
 @LOSSES.register("initial_disparity_loss")
 def initial_disparity_loss(
     output: StereoOutput,
@@ -180,7 +194,12 @@ def gradient_loss(output: StereoOutput, batch: StereoBatch, *, edge_weight: Anno
 
 
 _BETA = {"l1": 0.0, "smooth_l1": 1.0}
-NEEDS = {"initial_disparity_loss": "initial", "vertical_loss": "vertical", "uncertainty_loss": "log_variance"}
+NEEDS = {
+    "initial_disparity_loss": "initial",
+    "vertical_loss": "vertical",
+    "uncertainty_loss": "log_variance",
+    "pose_loss": "pose",
+}
 """Losses that look at more than the disparities -> the field of `StereoOutput` that a network must offer."""
 
 
@@ -283,15 +302,20 @@ class Objective:
                 known = [name for name in self.terms if name != INVALID]
                 raise UserError(f"{where}: label type '{label}' has no entry in the loss section{did_you_mean(label, known)}")
 
-    def check_network(self, kind: str, offers: Collection[str], where: str) -> None:
-        """`UserError` that begins with `where` for a loss of what the network, called `kind`, does not offer."""
+    def needing(self, field: str) -> list[tuple[str, str]]:
+        """(label type, name) of the losses that look at `field` of a network's output."""
+        return [(label, term.name) for label, terms in self.terms.items() for term in terms if NEEDS.get(term.function) == field]
+
+    def check_network(self, kind: str, offers: Collection[str], where: str, switches: Mapping[str, str] | None = None) -> None:
+        """`UserError` that begins with `where` for a loss of what the network, called `kind`, does not offer. switches: see `core`."""
         for label, terms in self.terms.items():
             for term in terms:
                 if (need := NEEDS.get(term.function)) is not None and need not in offers:
                     offered = ", ".join(sorted(offers)) or "the disparities alone"
+                    switch = f"set model.{switches[need]} to true, or " if switches and need in switches else ""
                     raise UserError(
                         f"{where}.{label}.{term.name}.function: {term.function} needs a network with '{need}' in its output, and {kind} "
-                        f"has {offered}; remove the loss"
+                        f"has {offered}; {switch}remove the loss"
                     )
 
     def counts(self, batch: StereoBatch) -> dict[str, int]:
@@ -334,10 +358,12 @@ def _rows(output: StereoOutput, batch: StereoBatch, rows: list[int]) -> tuple[St
     """Some of the samples. Stacked one by one, since an index made on the host would make it wait for the device."""
 
     def take(values: Any) -> Any:
+        if values is None:
+            return None
         return torch.stack([values[row] for row in rows]) if isinstance(values, Tensor) else [values[row] for row in rows]
 
     chosen = replace(batch, broken={}, **{name: take(getattr(batch, name)) for name in PER_SAMPLE})
-    return StereoOutput(*(None if tensor is None else take(tensor) for tensor in output)), chosen
+    return StereoOutput(*map(take, output)), chosen
 
 
 def _scatter(losses: Tensor, rows: list[int], size: int) -> Tensor:

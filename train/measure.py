@@ -193,11 +193,8 @@ def measure(
         prediction = predict(sample)
         seconds = time.perf_counter() - start
         size = (sample.disparity.shape[1], sample.disparity.shape[0])
-        found.append(
-            Measured(
-                position, score(prediction.disparity, sample, task.protocol, prediction.confidence), size, seconds, peak_memory_gib(device)
-            )
-        )
+        scores = score(prediction.disparity, sample, task.protocol, prediction.confidence, prediction.pose)
+        found.append(Measured(position, scores, size, seconds, peak_memory_gib(device)))
         progress()
     return Record(about, tasks, sorted(processes.gather(found), key=lambda one: one.position))
 

@@ -186,4 +186,6 @@ def _columns(rows: Sequence[Sequence[str]]) -> str:
 def _number(value: float | None) -> str:
     if value is None or math.isnan(value):
         return "-"
+    if 0 < abs(value) < 0.001:  # of poses, and what a small network needs
+        return f"{value:.1e}"
     return f"{value:.3f}" if abs(value) < 10 or not np.isfinite(value) else f"{value:.2f}"

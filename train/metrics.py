@@ -17,6 +17,7 @@ from utils.registry import Registry
 METRICS = Registry("metric")
 SumCount = tuple[Tensor, Tensor]
 Gather = Callable[[Tensor], Tensor]
+POSE_MSE = "pose_mse"  # of `mse`, where it is of poses
 VALIDATED = ("epe", "rmse", "bad_0.5", "bad_1", "bad_2", "bad_3", "d1", "d3", "d1_all")  # while training; `scores` takes what a suite names
 
 
@@ -30,6 +31,12 @@ def epe(prediction: Tensor, disparity: Tensor, valid: Tensor) -> SumCount:
 def rmse(prediction: Tensor, disparity: Tensor, valid: Tensor) -> SumCount:
     """sqrt(mean of e^2), the root taken after all sums (see `finish`). Pixels. Scharstein and Szeliski 2002, eq. 5."""
     return _sums(_error(prediction, disparity).double().square(), valid)
+
+
+@METRICS.register("mse")
+def mse(prediction: Tensor, disparity: Tensor, valid: Tensor) -> SumCount:
+    """Mean of e^2, `rmse` without the root. Square pixels; of poses, which are compared as (B, 1, 6), square radians and baselines."""
+    return rmse(prediction, disparity, valid)
 
 
 def _bad(threshold: float) -> Callable[[Tensor, Tensor, Tensor], SumCount]:

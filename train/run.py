@@ -26,7 +26,7 @@ from train.losses import Objective
 from train.metrics import Means, MetricSums
 from train.preflight import check_writable, report_preflight
 from train.saving import Saver
-from train.sources import check_caches, open_sources
+from train.sources import check_caches, check_poses, open_sources
 from train.start import Start, check_crops, load_weights, report_start, start_from_checkpoint, start_from_file, start_new
 from train.trackers import PATIENCE_S, Tracker, build_trackers
 from train.utils import build_lr_scheduler, build_optimizer
@@ -296,6 +296,7 @@ def build_data(config: RunConfig, options: Options) -> tuple[Mixture, Validation
     data = config.data
     kept, held = open_sources(config)
     check_caches(kept)
+    check_poses(kept, Objective(config.loss))
     mix = Mixture(tuple(kept), tuple(data.image_sizes), options.seed, data.max_disparity, options.overfit)
     return mix, ValidationSet(held, config.validation, data.max_disparity)
 

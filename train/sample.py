@@ -21,8 +21,8 @@ class StereoSample:
     occluded: bool (H, W), left pixels that the right eye does not see, where the data set knows.
     sparse: ground truth with holes between points (laser); never interpolated.
     calibration: of the stored pair, where the data set has it; augmentations drop it.
-    pose: float32 (6,), how far the right camera is from its rectified place, where the data set knows: rotation vector in radians, position
-        in baselines.
+    pose: float32 (6,), how far the right camera is from its rectified place, as in `StereoOutput`, where the data set knows. The ground
+        truth is then of the rectified pair.
     key: the sample's name inside its data set; stable when files are added.
     """
 
@@ -54,6 +54,8 @@ class StereoSample:
                 assert mask is not None and mask.dtype == bool and mask.shape == (height, width), f"{self.key}: mask of {name}"
                 assert values.dtype == np.float32 and values.shape == (height, width), f"{self.key}: {name} {values.dtype}"
                 assert np.isfinite(values).all() and (values >= 0).all() and not values[~mask].any(), f"{self.key}: {name} values"
+        if self.pose is not None:
+            assert self.pose.dtype == np.float32 and self.pose.shape == (6,) and np.isfinite(self.pose).all(), f"{self.key}: {self.pose}"
         return self
 
 
@@ -65,6 +67,7 @@ class StereoBatch:
     disparity: float32 (B, H, W) pixels; valid: bool (B, H, W).
     keys, datasets, label_types: one string per sample.
     broken: samples that could not be read and were replaced while this batch was made, and what is wrong with each.
+    pose: float32 (B, 6), NaN for samples without that label; None where no sample has it.
     """
 
     left: Tensor
@@ -75,6 +78,7 @@ class StereoBatch:
     datasets: list[str]
     label_types: list[str]
     broken: dict[str, str] = field(default_factory=dict)
+    pose: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -91,7 +95,7 @@ class StereoBatch:
     def select(self, rows: list[int]) -> Self:
         """The samples at `rows`, in that order."""
         index = torch.tensor(rows, device=self.disparity.device)
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "broken"}
+        values = {f.name: value for f in fields(self) if f.name != "broken" and (value := getattr(self, f.name)) is not None}
         return type(self)(**{k: v[index] if isinstance(v, Tensor) else [v[row] for row in rows] for k, v in values.items()})
 
     def _map(self, function) -> Self:

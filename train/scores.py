@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, field_validator
 
 from train.config import Section
-from train.metrics import METRICS, finish
+from train.metrics import METRICS, POSE_MSE, finish
 from train.sample import StereoSample
 from train.sparsification import Sparsification, sparsify
 from utils.errors import did_you_mean
@@ -41,7 +41,8 @@ class Protocol(Section):
     """image: the mean of the images' values, as Middlebury and ETH3D; pooled: over all pixels of a data set, as KITTI."""
     metrics: tuple[str, ...] = DEFAULT_METRICS
     """Names of `train.metrics`, and a90, a95, a99. Of a predictor with a confidence, `ause` (see `train.sparsification`) is always beside
-    them: with respect to the error in pixels, and the mean of the images whatever `averaging` says, as pixels are ordered within one."""
+    them: with respect to the error in pixels, and the mean of the images whatever `averaging` says, as pixels are ordered within one. So is
+    `pose_mse` (see `metrics.mse`) of one that says the right camera's pose, where the data set knows it."""
     resolution: Literal["native"] = "native"
     """Predictions are compared at the size of the stored images, whatever the network saw."""
 
@@ -73,8 +74,10 @@ class Scores:
     sparsification: Sparsification | None = None
 
 
-def score(prediction: np.ndarray, sample: StereoSample, protocol: Protocol, confidence: np.ndarray | None = None) -> Scores:
-    """One image. prediction: (H, W) pixels; what is not finite is infinitely wrong. confidence: (H, W), more is surer.
+def score(
+    prediction: np.ndarray, sample: StereoSample, protocol: Protocol, confidence: np.ndarray | None = None, pose: np.ndarray | None = None
+) -> Scores:
+    """One image. prediction: (H, W) pixels; what is not finite is infinitely wrong. confidence: (H, W), more is surer. pose: (6,).
 
     A mask that the data set does not know (occlusion) holds no pixel.
     """
@@ -103,6 +106,8 @@ def score(prediction: np.ndarray, sample: StereoSample, protocol: Protocol, conf
             found.values[protocol.label(mask, AUSE)] = math.nan if sparsification is None else sparsification.ause
             if mask == protocol.mask:
                 found.sparsification = sparsification
+    if pose is not None and sample.pose is not None:
+        found.values[POSE_MSE] = float(np.square(pose - sample.pose).mean())
     return found
 
 
@@ -149,7 +154,7 @@ def average(scores: Sequence[Scores], protocol: Protocol) -> dict[str, float]:
                 values[label] = _pooled_quantile([one.histograms[mask] for one in scores], QUANTILES[metric])
             else:
                 values[label] = finish(metric, *(math.fsum(one.sums[label][part] for one in scores) for part in (0, 1)))
-        label = protocol.label(mask, AUSE)
+    for label in (*(protocol.label(mask, AUSE) for mask in protocol.masks), POSE_MSE):
         values |= mean([{label: one.values[label]} for one in scores if label in one.values])
     return values
 

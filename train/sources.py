@@ -15,6 +15,7 @@ from train.augment.pipeline import Augmentation
 from train.config import DataConfig, DatasetEntry, RunConfig, expand
 from train.datasets import StereoDataset, build_dataset
 from train.datasets.cache import MEND, Cached
+from train.losses import Objective
 from train.sample import StereoSample
 from utils.errors import UserError
 from utils.files import inside
@@ -89,6 +90,15 @@ def check_caches(sources: Sequence[Source]) -> None:
                     f"data set '{source.name}': the cache {source.dataset.folder} lacks {len(missing)} of {len(source.indices)} samples, "
                     f"the first '{source.dataset.key(missing[0])}'; {MEND}"
                 )
+
+
+def check_poses(sources: Sequence[Source], objective: Objective) -> None:
+    """Raises UserError for a loss of poses that no data set of its label type has: it would be 0 for ever."""
+    for label, name in objective.needing("pose"):
+        if not any(source.dataset.has_pose for source in sources if source.label_type == label):
+            raise UserError(
+                f"loss.{label}.{name}: no data set of label type '{label}' has poses; give a synthetic one residual_pose or remove the loss"
+            )
 
 
 def select_samples(

@@ -38,7 +38,7 @@ TINIES: dict[str, dict[str, Any]] = {
         "train_iters": 2,
         "valid_iters": 3,
     },
-    "unet": {"dims": [8, 16, 24, 32, 32], "max_disp": 32},
+    "unet": {"dims": [8, 16, 24, 32, 32], "max_disp": 32, "predict_pose": True},
 }
 """Of every registered network a configuration that trains within seconds; tests that take any network take it from here."""
 

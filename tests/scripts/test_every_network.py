@@ -1,5 +1,6 @@
 """Every registered network through the real command: it learns, resumes exactly, is measured, and starts from its published weights."""
 
+import copy
 import json
 import shutil
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from core import MODELS, build_model, load_model
+from core import MODELS, build_model, load_model, offered
 from core.convert import PUBLISHED, to_published
 from scripts.evaluate import main as evaluate
 from tests.core.networks import TINIES
@@ -16,7 +17,13 @@ from tests.scripts.tiny import QUICK, TINY, assert_same, weights
 
 LIGHTER = [kind for kind in MODELS if kind != "foundation_stereo"]  # which the other tests of this room are about
 PLAIN = ["--enable_gradient_checkpointing", "false"]
-EVERY_TERM = {"initial": "initial_disparity_loss", "vertical": "vertical_loss", "log_variance": "uncertainty_loss"}
+EVERY_TERM = {
+    "initial": "initial_disparity_loss",
+    "vertical": "vertical_loss",
+    "log_variance": "uncertainty_loss",
+    "pose": "pose_loss",
+}
+RESIDUAL_POSE = {"residual_pose": [1.0, 0.05]}  # without it there is nothing for a pose to be trained on
 
 
 @pytest.fixture
@@ -24,11 +31,13 @@ def run_file(tmp_path):
     """run_file(kind): a run of a network for seconds, with a loss of everything that it offers."""
 
     def write(kind: str, **model) -> str:
-        terms = {field: {"function": function} for field, function in EVERY_TERM.items() if field in MODELS[kind].offers}
+        section = {"type": kind, **(model or TINIES[kind])}
+        terms = {field: {"function": function} for field, function in EVERY_TERM.items() if field in offered(section)}
         loss = {"stereo": {"sequence": {"function": "sequence_loss"}, **terms}}
-        data = {**TINY["data"], "image_sizes": [[64, 64]], "max_disparity": 32}
+        data = copy.deepcopy(TINY["data"]) | {"image_sizes": [[64, 64]], "max_disparity": 32}
+        data["datasets"][0]["params"] |= RESIDUAL_POSE if "pose" in terms else {}
         path = tmp_path / f"{kind}.json"
-        path.write_text(json.dumps({**TINY, "model": {"type": kind, **(model or TINIES[kind])}, "data": data, "loss": loss}))
+        path.write_text(json.dumps({**TINY, "model": section, "data": data, "loss": loss}))
         return str(path)
 
     return write
@@ -62,13 +71,14 @@ def test_four_pairs_are_learned(train, run_file, tmp_path, kind):
 def test_is_measured_and_so_is_what_it_says_of_its_errors(kind, tmp_path):
     model = {"type": kind, **TINIES[kind]}
     torch.save({"model_config": model, "model": build_model(model).state_dict()}, tmp_path / "00000001.pt")
-    made = {"name": "made", "type": "synthetic", "params": {"size": [80, 64], "length": 2, "max_disparity": 20}}
+    made = {"name": "made", "type": "synthetic", "params": {"size": [80, 64], "length": 2, "max_disparity": 20, **RESIDUAL_POSE}}
     (tmp_path / "suite.json").write_text(json.dumps({"datasets": [made]}))
     options = ["--checkpoint", tmp_path / "00000001.pt", "--suite", tmp_path / "suite.json", "--output", tmp_path / "r.json"]
     result = CliRunner().invoke(evaluate, [*map(str, options), "--report", str(tmp_path / "page"), "--pictures", "1"])
     assert result.exit_code == 0, result.output
     found = json.loads((tmp_path / "r.json").read_text())
     assert found["mean"]["epe"] > 0 and (tmp_path / "page" / "report.html").exists()
+    assert found["mean"].get("pose_mse", 0) > 0 or "pose" not in offered(model)
     if "log_variance" not in MODELS[kind].offers:
         assert "ause" not in found["mean"] and found["sparsification"] is None
         return

@@ -29,7 +29,7 @@ from utils.images import write_image
 class Numbers:
     """Sample i is filled with the number i; those in `broken` cannot be read, those in `shaky` not at the first try."""
 
-    has_right_disparity = False
+    has_right_disparity = has_pose = False
 
     def __init__(self, length, broken=(), shaky=()):
         self.length, self.broken, self.shaky = length, broken, set(shaky)

@@ -18,7 +18,7 @@ BREAK = {
 class Changed:
     """A data set whose samples are changed."""
 
-    has_right_disparity = True
+    has_right_disparity, has_pose = True, False
 
     def __init__(self, change):
         self._data, self._change = Synthetic(None, size=(192, 128), seed=3, noise=0.0, length=6), change

@@ -43,7 +43,8 @@ def random_case(seed=0, height=8, width=12, iterations=3):
     batch = batch_of(20 * torch.rand(2, height, width, generator=generator), left=left)
     batch.valid = torch.rand(2, height, width, generator=generator) > 0.4
     batch.valid[:, 0, 0] = True
-    return StereoOutput(disparities, initial, vertical, log_variance), batch
+    pose, batch.pose = (torch.rand(2, 6, generator=generator) for _ in range(2))
+    return StereoOutput(disparities, initial, vertical, log_variance, pose), batch
 
 
 def leaves_of(output):
@@ -178,6 +179,28 @@ def test_a_loss_of_what_a_network_has_not_is_refused_when_the_run_is_built():
         objective.check_network("raft_stereo", set(), "run.json: loss")
 
 
+def test_pose_loss_by_hand():
+    """Off by 0.1 in one number and 0.2 in another; by 3 in all of a sample without the label."""
+    batch, output = batch_of([[[0.0]]] * 2), output_of([[[0.0]]] * 2)._replace(pose=torch.tensor([[0.1, 0, 0, 0, 0, 0.5], [3.0] * 6]))
+    assert LOSSES["pose_loss"](output, batch).tolist() == [0, 0]
+    batch.pose = torch.tensor([[0, 0, 0, 0, 0, 0.7], [math.nan] * 6])
+    assert LOSSES["pose_loss"](output, batch).tolist() == pytest.approx([(0.01 + 0.04) / 6, 0])
+    objective = Objective({"stereo": {"pose": {"function": "pose_loss", "weight": 600.0}}, "other": {}})
+    batch.label_types = ["stereo", "other"]
+    total, parts = objective(output, batch)
+    assert (total.item(), parts["pose"].item()) == pytest.approx((600 * 0.05 / 6 / 2, 0.05 / 6))
+    batch.pose = None
+    assert objective(output, batch)[0] == 0
+
+
+def test_what_a_key_switches_on_is_named_where_it_is_missing():
+    objective, switches = objective_of("pose_loss"), {"pose": "predict_pose"}
+    objective.check_network("unet", {"pose"}, "loss", switches)
+    with pytest.raises(UserError, match=r"^loss\.stereo\.one\.function: .*; set model\.predict_pose to true, or remove the loss$"):
+        objective.check_network("unet", {"log_variance"}, "loss", switches)
+    assert objective.needing("pose") == [("stereo", "one")] and objective.needing("vertical") == []
+
+
 def test_gradient_loss_is_cheap_where_the_image_has_an_edge():
     left = torch.zeros(1, 3, 2, 3)
     left[..., 2] = 0.5  # an edge between the last two columns
@@ -194,6 +217,7 @@ def test_a_sample_without_valid_pixels_contributes_nothing_even_when_all_is_nan(
     batch.valid[1] = False
     output.disparities[1], output.initial[1], batch.disparity[1, :4] = float("nan"), float("inf"), float("inf")
     output.vertical[1], output.log_variance[1] = float("nan"), -float("inf")
+    output.pose[1], batch.pose[1] = float("nan"), float("nan")
     batch.disparity[1, 4:] = float("nan")
     leaves = leaves_of(output)
     values = LOSSES[name](leaves, batch, **EXTRA.get(name, {}))

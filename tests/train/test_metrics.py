@@ -8,7 +8,7 @@ import torch
 from train.metrics import METRICS, Means, MetricSums, finish
 from utils.errors import UserError
 
-ERRORS = ["epe", "rmse", "bad_0.5", "bad_1", "bad_2", "bad_3", "bad_4", "d1", "d3", "d1_all", "relepe", "mae"]
+ERRORS = ["epe", "rmse", "bad_0.5", "bad_1", "bad_2", "bad_3", "bad_4", "d1", "d3", "d1_all", "relepe", "mae", "mse"]
 GOOD = {"density": 100, "1px": 1, "3px": 1, "5px": 1, "fl-all": 100}  # value of a perfect prediction
 NAMES = [*ERRORS, *GOOD]
 
@@ -19,6 +19,7 @@ VALID = torch.tensor([[[True] * 9 + [False]]])
 EXPECTED = {
     "epe": 17.25 / 9,
     "rmse": math.sqrt((0.25 + 0.5625 + 1 + 2.25 + 6.25 + 9 + 16 + 16) / 9),
+    "mse": (0.25 + 0.5625 + 1 + 2.25 + 6.25 + 9 + 16 + 16) / 9,
     "bad_0.5": 700 / 9,  # strictly more than the threshold
     "bad_1": 500 / 9,
     "bad_2": 400 / 9,
@@ -70,7 +71,7 @@ def test_invalid_pixels_count_nothing_whatever_they_hold(name):
 def test_a_broken_prediction_is_an_error_and_not_dropped(name, broken):
     prediction = TRUTH.clone()
     prediction[..., 0] = broken
-    expected = math.inf if name in ("epe", "rmse", "mae", "relepe") else GOOD[name] * 8 / 9 if name in GOOD else 100 / 9
+    expected = math.inf if name in ("epe", "rmse", "mse", "mae", "relepe") else GOOD[name] * 8 / 9 if name in GOOD else 100 / 9
     assert value(name, prediction) == pytest.approx(expected)
 
 

@@ -1,5 +1,6 @@
 """Changes of geometry: scale, crop, flips, and rows that do not quite meet. Images, disparity, valid and the right view change together,
-or the pair is no pair; the calibration of the stored pair is dropped.
+or the pair is no pair; the calibration of the stored pair is dropped. A `pose` says where cameras stand: scaling, stretching and cropping
+change their focal lengths and centres and leave it true, turning over changes its signs, and what would move a camera by itself refuses it.
 
 How one map is resized is in `utils.geometry`; what leaves pixels where they are is in `photometric`, `degrade` and `patches`.
 """
@@ -18,6 +19,8 @@ from utils.errors import UserError
 from utils.geometry import mirror, resize_disparity, resize_image, resize_mask
 from utils.registry import explain
 
+TURNED_OVER = np.array([-1, 1, -1, 1, -1, 1], np.float32)  # a mirrored rotation turns the other way about the axes that stay
+
 
 class SpatialOptions(BaseModel):
     """How strongly geometry is varied; the defaults are those of RAFT-Stereo's dense augmentor, with its flips and its y-jitter."""
@@ -31,13 +34,15 @@ class SpatialOptions(BaseModel):
     """Each side is further multiplied by its own 2^U(-stretch, stretch)."""
     stretch_probability: Probability = 0.8
     horizontal_flip: Probability = 0.5
-    """Mirrored with the eyes swapped; only where the sample has the right view's disparity."""
+    """Mirrored with the eyes swapped; only where the sample has the right view's disparity, and no pose."""
     vertical_flip: Probability = 0.1
     y_jitter: Annotated[float, Field(ge=0, le=16)] = 2.0
-    """The right image is shifted by U(-y_jitter, y_jitter) rows of the crop, as no rectification is exact; disparity is left alone."""
+    """The right image is shifted by U(-y_jitter, y_jitter) rows of the crop, as no rectification is exact; disparity is left alone. Not
+    where the sample has a pose, by which it is out of place already."""
     y_jitter_probability: Probability = 1.0
     rotation_deg: Annotated[float, Field(ge=0, le=2)] = 0.1
-    """Its rows are tilted by U(-rotation_deg, rotation_deg) about the middle of the crop (CREStereo, 0.1 with probability 0.5)."""
+    """Its rows are tilted by U(-rotation_deg, rotation_deg) about the middle of the crop (CREStereo, 0.1 with probability 0.5); not where
+    the sample has a pose."""
     rotation_probability: Probability = 0.0
 
 
@@ -79,11 +84,11 @@ def spatial(sample: StereoSample, size: tuple[int, int], rng: np.random.Generato
     tilt_deg = rng.uniform(-options.rotation_deg, options.rotation_deg) if rng.random() < options.rotation_probability else 0.0
 
     sample = resize(crop(sample, corner, window), size)
-    if swap and sample.disparity_right is not None:
+    if swap and sample.disparity_right is not None and sample.pose is None:
         sample = flip_horizontally(sample)
     if turn:
         sample = flip_vertically(sample)
-    return misalign(sample, rows, tilt_deg)
+    return sample if sample.pose is not None else misalign(sample, rows, tilt_deg)
 
 
 def crop(sample: StereoSample, corner: tuple[int, int], size: tuple[int, int]) -> StereoSample:
@@ -115,9 +120,11 @@ def resize(sample: StereoSample, size: tuple[int, int]) -> StereoSample:
 def flip_horizontally(sample: StereoSample) -> StereoSample:
     """Mirrored, and the eyes swapped: the new left view is the mirrored right one, with the right view's disparity.
 
-    Raises ValueError without that: mirroring the left view's would be wrong ground truth. Which pixels of the new left view are
-    occluded is not known.
+    Raises ValueError without that: mirroring the left view's would be wrong ground truth; and for a sample with a pose, which would be
+    the left camera's. Which pixels of the new left view are occluded is not known.
     """
+    if sample.pose is not None:
+        raise ValueError(f"{sample.key}: a horizontal flip would make the pose that of the left camera")
     if sample.disparity_right is None or sample.valid_right is None:
         raise ValueError(f"{sample.key}: a horizontal flip needs the right view's disparity")
     return _moved(
@@ -133,8 +140,10 @@ def flip_horizontally(sample: StereoSample) -> StereoSample:
 
 
 def flip_vertically(sample: StereoSample) -> StereoSample:
-    """Top and bottom exchanged; disparity keeps its values."""
-    return _map(sample, lambda array: np.ascontiguousarray(array[::-1]))
+    """Top and bottom exchanged; disparity keeps its values. A camera that looked up and rolled clockwise does the opposite, and one that
+    stood below stands above."""
+    turned = _map(sample, lambda array: np.ascontiguousarray(array[::-1]))
+    return turned if sample.pose is None else turned.replace(pose=sample.pose * TURNED_OVER)
 
 
 def misalign(sample: StereoSample, rows: float, tilt_deg: float) -> StereoSample:
@@ -143,8 +152,10 @@ def misalign(sample: StereoSample, rows: float, tilt_deg: float) -> StereoSample
 
     Of a rotation this is the part that leaves the rows. The other would move columns, up to half a pixel at 0.1 degrees and 540 rows, which
     no network can tell from disparity; so that ground truth stays exact, it is left out. Rows that come in repeat the border. The right
-    view's disparity is dropped: its pixels have left their rows.
+    view's disparity is dropped: its pixels have left their rows. Raises ValueError for a sample with a pose, which would become wrong.
     """
+    if sample.pose is not None:
+        raise ValueError(f"{sample.key}: the pose says how far the rows are apart; they cannot be moved further")
     if rows == 0 and tilt_deg == 0:
         return sample
     slope = tan(radians(tilt_deg))

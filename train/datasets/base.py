@@ -17,9 +17,11 @@ class StereoDataset(Protocol):
     """A list of samples under stable names. Built by `build_dataset`; entries take `path` and their parameters as keyword-only arguments.
 
     has_right_disparity: its samples carry the right view's disparity, which the horizontal flip needs.
+    has_pose: its samples carry a pose, which `pose_loss` needs.
     """
 
     has_right_disparity: bool
+    has_pose: bool
 
     def __len__(self) -> int: ...
 

@@ -33,8 +33,8 @@ from utils.files import sha256, write_atomic
 
 log = logging.getLogger("stereofoundry")
 
-VERSION = 1  # of what is stored: to be raised when a reader, the renderer or the way of resizing gives other numbers
-PICTURES, MASKS = ("left", "right", "disparity", "disparity_right"), ("valid", "valid_right", "occluded")
+VERSION = 2  # of what is stored: to be raised when a reader, the renderer or the way of resizing gives other numbers
+STORED, MASKS = ("left", "right", "disparity", "disparity_right", "pose"), ("valid", "valid_right", "occluded")
 DAMAGE = (*UNREADABLE, OSError, KeyError, TypeError)
 MEND = "run scripts/build_cache.py with this configuration, or set cache.require to false"
 
@@ -57,7 +57,7 @@ class Cached:
         require: bool = False,
     ) -> None:
         self.dataset, self.size, self.require = dataset, size, require
-        self.has_right_disparity = dataset.has_right_disparity
+        self.has_right_disparity, self.has_pose = dataset.has_right_disparity, dataset.has_pose
         folder = None if path is None else str(path.resolve())
         settings = {"type": type, "path": folder, "params": dict(params), "size": size, "version": VERSION}
         self._settings = json.dumps(settings, indent=2, sort_keys=True, default=str)
@@ -140,7 +140,7 @@ class Cached:
             "sparse": sample.sparse,
             "calibration": None if sample.calibration is None else asdict(sample.calibration),
         }
-        arrays = {name: array for name in PICTURES if (array := getattr(sample, name)) is not None}
+        arrays = {name: array for name in STORED if (array := getattr(sample, name)) is not None}
         arrays |= {name: np.packbits(mask) for name in MASKS if (mask := getattr(sample, name)) is not None}
         arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
         write_atomic(self.entry(i), lambda file: np.savez(file, **arrays))

@@ -127,6 +127,8 @@ def check_complete(kind: str, root: Path, complete: Sequence[Row], unpaired: Seq
 class FileDataset:
     """Samples that are read from files, see `base.StereoDataset`. Made by `open_files`."""
 
+    has_pose = False  # no published set knows how far its rectification is off
+
     def __init__(self, kind: str, root: Path, rows: Sequence[Row], decode: Decode, notes: Sequence[Any] | np.ndarray = ()) -> None:
         """notes: one per row, which `decode` gets as a second argument; what a sample is decoded with beside its files."""
         self.kind, self.root = kind, root

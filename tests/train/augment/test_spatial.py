@@ -1,11 +1,16 @@
 """Geometry changes the pair and its ground truth together: proved by warping the right image with the changed disparity."""
 
+from dataclasses import replace
+
+import cv2
 import numpy as np
 import pytest
 
 from train.augment import SpatialOptions, spatial, spatial_options
-from train.augment.spatial import crop, flip_horizontally, flip_vertically, misalign, resize, shift_rows, tilt_rows
+from train.augment.spatial import TURNED_OVER, crop, flip_horizontally, flip_vertically, misalign, resize, shift_rows, tilt_rows
 from train.datasets import build_dataset
+from train.datasets.synthetic.pose import seen_from
+from train.datasets.synthetic.render import Lens, View
 from train.sample import StereoSample
 from utils.calibration import Calibration
 from utils.errors import UserError
@@ -284,3 +289,64 @@ def test_options_are_read_from_the_configuration():
     ):
         with pytest.raises(UserError, match=said):
             spatial_options(value, "data.stereo_augmentation")
+
+
+# ---- what becomes of a pose -------------------------------------------------------------------------------------------------------------
+
+POSE = np.array([0.01, -0.02, 0.03, 0.02, -0.05, 0.04], np.float32)
+LENS, SIZE, INNER = Lens(120.0, (70.0, 45.0)), (160, 120), (slice(12, -12), slice(12, -12))
+
+
+def wall(lens, disparity, size):
+    """A smooth picture on a wall, as the rectified right camera sees it; a function of direction."""
+    x, y = np.meshgrid(*(np.arange(side, dtype=np.float32) for side in size))
+    u, v = (x - lens.centre[0]) / lens.focal, (y - lens.centre[1]) / lens.focal
+    image = 128 + 50 * np.sin(6 * u + 1) * np.cos(5 * v) + 40 * np.sin(4 * v + 2 * u)
+    return View(image[..., None].repeat(3, 2).astype(np.float32), np.full(size[::-1], disparity, np.float32), None, None)
+
+
+def difference(first, second):
+    return np.abs(first - second)[INNER].max()
+
+
+def test_scaled_and_cropped_pictures_are_those_that_a_camera_of_another_lens_sees_from_the_same_pose():
+    image = seen_from(wall(LENS, 12.0, SIZE), LENS, POSE)
+    cropped, doubled = Lens(120.0, (40.0, 25.0)), Lens(240.0, (140.5, 90.5))  # places are of pixel centres
+    assert difference(image[20:100, 30:140], seen_from(wall(cropped, 12.0, (110, 80)), cropped, POSE)) < 0.5
+    scaled = cv2.resize(image, (320, 240), interpolation=cv2.INTER_CUBIC)
+    assert difference(scaled, seen_from(wall(doubled, 24.0, (320, 240)), doubled, POSE)) < 0.5
+
+
+def test_a_picture_turned_over_is_seen_from_the_pose_with_other_signs():
+    image, straight = seen_from(wall(LENS, 12.0, SIZE), LENS, POSE)[::-1], wall(LENS, 12.0, SIZE)
+    below, mirrored = Lens(120.0, (70.0, 74.0)), replace(straight, image=straight.image[::-1].copy())
+    assert difference(image, seen_from(mirrored, below, POSE * TURNED_OVER)) < 0.5
+    for number in range(6):  # every sign counts
+        wrong = POSE * TURNED_OVER
+        wrong[number] *= -1
+        assert difference(image, seen_from(mirrored, below, wrong)) > 0.6, number
+
+
+def test_what_happens_to_the_label(samples):
+    plain = samples[0].replace(pose=POSE, disparity_right=None, valid_right=None)
+    for change in (lambda s: crop(s, (10, 5), (100, 90)), lambda s: resize(s, (96, 128))):
+        assert (change(plain).pose == POSE).all()
+    assert (flip_vertically(plain).pose == POSE * TURNED_OVER).all() and (flip_vertically(flip_vertically(plain)).pose == POSE).all()
+    for moving, words in ((lambda s: flip_horizontally(s), "of the left camera"), (lambda s: misalign(s, 1, 0), "cannot be moved")):
+        with pytest.raises(ValueError, match=words):
+            moving(samples[0].replace(pose=POSE))
+
+
+def test_no_augmentation_leaves_a_wrong_label(samples):
+    """With everything on: of a sample with a pose, no eyes are exchanged and no rows are moved beside what the pose says."""
+    always = SpatialOptions(
+        scale_probability=0, stretch_probability=0, horizontal_flip=1, vertical_flip=0, y_jitter=8, rotation_deg=2, rotation_probability=1
+    )
+    sample = samples[0].replace(pose=POSE)
+    found = spatial(sample, (192, 128), np.random.default_rng(0), always)
+    assert (found.left == sample.left).all() and (found.right == sample.right).all() and (found.pose == POSE).all()
+    moved = spatial(samples[0], (192, 128), np.random.default_rng(0), always)
+    assert (moved.left == mirror(sample.right)).all() and moved.pose is None
+    turned = spatial(sample, (192, 128), np.random.default_rng(0), always.model_copy(update={"vertical_flip": 1.0}))
+    assert (turned.right == sample.right[::-1]).all() and (turned.pose == POSE * TURNED_OVER).all()
+    assert (spatial(sample, (96, 64), np.random.default_rng(0), None).pose == POSE).all()

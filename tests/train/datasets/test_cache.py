@@ -23,13 +23,13 @@ from train.sources import Source, check_caches
 from utils.calibration import Calibration
 from utils.errors import UserError
 
-ARRAYS = ("left", "right", "disparity", "valid", "disparity_right", "valid_right", "occluded")
+ARRAYS = ("left", "right", "disparity", "valid", "disparity_right", "valid_right", "occluded", "pose")
 
 
 class Made:
     """Samples that hold everything a sample can; `loads` counts how often one was made."""
 
-    has_right_disparity = True
+    has_right_disparity = has_pose = True
 
     def __init__(self, files=()):
         self.loads, self._files = 0, list(files)
@@ -61,6 +61,7 @@ class Made:
             occluded,
             sparse=i % 2 == 1,
             calibration=calibration,
+            pose=rng.random(6, np.float32),
             key=self.key(i),
         )
 

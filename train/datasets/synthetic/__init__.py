@@ -61,7 +61,7 @@ class Synthetic:
     defocus, motion_blur, eye_blur: pixels; standard deviation where the disparity is farthest from the focus; length of the path; standard
         deviation in one of the eyes alone.
     residual_pose: largest rotation in degrees and displacement in baselines of the right camera from where it should be. The sample then
-        has its `pose` (see `pose.draw_pose`), its disparity remains that of the rectified pair, and the right view has none.
+        has its `pose` (see `StereoOutput`), its disparity remains that of the rectified pair, and the right view has none.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Synthetic:
         self.textures_share, self.reflections = textures_share, reflections
         self.faults = Faults(noise, shot_noise, eye_difference, vignetting, defocus, motion_blur, eye_blur)
         self.residual_pose = residual_pose
-        self.has_right_disparity = residual_pose is None
+        self.has_right_disparity, self.has_pose = residual_pose is None, residual_pose is not None
 
     def __len__(self) -> int:
         return self.length

@@ -9,9 +9,7 @@ from train.datasets.synthetic.render import Lens, View
 
 
 def draw_pose(rng: np.random.Generator, degrees: float, baselines: float) -> np.ndarray:
-    """float32 (6,): the right camera in the frame of the rectified one: rotation vector in radians, of at most `degrees`, and position in
-    baselines, at most `baselines` away; both in any direction.
-    """
+    """float32 (6,), see `StereoOutput.pose`: turned by at most `degrees` and at most `baselines` away, both in any direction."""
     directions = rng.standard_normal((2, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     return (directions * rng.random((2, 1)) * [[np.radians(degrees)], [baselines]]).astype(np.float32).ravel()
