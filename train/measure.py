@@ -185,7 +185,7 @@ def measure(
     for position in range(processes.rank, len(tasks), processes.count):
         task = tasks[position]
         try:
-            sample = task.source.dataset.load(task.index)
+            sample = task.load()
         except SampleError as error:
             raise UserError(f"{task.name}: {error}; a mean over fewer images would not be comparable, so nothing is reported") from None
         reset_peak_memory(device)

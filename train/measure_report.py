@@ -147,7 +147,7 @@ def write_report(
     for heading, items in pictures.items():
         parts.append(f"<h2>{html.escape(heading)}</h2><p>left, right, numbers; ground truth, prediction, error</p>")
         for task, predict in items:
-            sample = task.source.dataset.load(task.index)
+            sample = task.load()
             name = f"{safe_name(heading)}_{safe_name(task.name)}.png"
             folder.mkdir(parents=True, exist_ok=True)
             write_image(folder / name, preview(task.source.name, sample, predict(sample).disparity))

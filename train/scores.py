@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from pydantic import Field, field_validator
 
-from train.config import Section
+from train.config import Section, Size
 from train.metrics import METRICS, POSE_MSE, finish
 from train.sample import StereoSample
 from train.sparsification import Sparsification, sparsify
@@ -43,8 +43,9 @@ class Protocol(Section):
     """Names of `train.metrics`, and a90, a95, a99. Of a predictor with a confidence, `ause` (see `train.sparsification`) is always beside
     them: with respect to the error in pixels, and the mean of the images whatever `averaging` says, as pixels are ordered within one. So is
     `pose_mse` (see `metrics.mse`) of one that says the right camera's pose, where the data set knows it."""
-    resolution: Literal["native"] = "native"
-    """Predictions are compared at the size of the stored images, whatever the network saw."""
+    resolution: Literal["native"] | Size = "native"
+    """native: predictions are compared at the size of the stored images, whatever the network saw. (width, height): pairs and ground truth
+    are first resized to it, as in torchvision's tables; a pixel is then one of that size."""
 
     @field_validator("metrics")
     @classmethod

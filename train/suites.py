@@ -7,8 +7,10 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
+from train.augment.spatial import resize
 from train.config import ROOT, DataConfig, DatasetEntry, Section, apply_override
 from train.datasets import DATASETS
+from train.sample import StereoSample
 from train.scores import Protocol
 from train.sources import Source, build_sources
 from utils.errors import UserError, did_you_mean
@@ -52,6 +54,11 @@ class Task:
     source: Source
     index: int
     protocol: Protocol
+
+    def load(self) -> StereoSample:
+        """The image at the resolution of the protocol. Raises `SampleError` as the data set does."""
+        sample, size = self.source.dataset.load(self.index), self.protocol.resolution
+        return sample if size == "native" else resize(sample, size)
 
 
 def load_suite(name: str) -> Suite:

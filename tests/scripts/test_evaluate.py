@@ -3,19 +3,21 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
-from core import build_model
+from core import build_model, load_model
 from scripts.evaluate import main
 from tests.scripts.tiny import ROOT, TINY
 from train.datasets.synthetic import Synthetic
-from utils.images import write_image
+from utils.images import read_image, write_image
 
 SCENES = 3
 
@@ -85,6 +87,44 @@ def test_a_sweep_is_a_table_a_plot_and_a_page(scenes, weights_file, tmp_path):
     page = (tmp_path / "report" / "report.html").read_text()
     assert "sweep.png" in page and (tmp_path / "report" / "sweep.png").stat().st_size > 10_000
     assert len(list((tmp_path / "report").glob("*scene*.png"))) == 5
+
+
+def test_torchvisions_table_in_its_layout(scenes, weights_file, tmp_path):
+    """Iterations x cascades, its columns in its order; here of the scenes, reduced to 64 x 32, where disparity is two thirds."""
+    shipped = json.loads(re.sub(r"(?m)^ *//.*", "", (ROOT / "configs" / "eval" / "torchvision.json").read_text()))
+    protocol = shipped["protocol"] | {"resolution": [64, 32]}
+    (tmp_path / "s.json").write_text(json.dumps({"protocol": protocol, "datasets": [{"name": "scenes", "type": "scenes", "path": "."}]}))
+    options = [
+        "--suite",
+        tmp_path / "s.json",
+        "--data_root",
+        scenes,
+        "--iterations",
+        2,
+        5,
+        "--cascades",
+        1,
+        2,
+        "--output",
+        tmp_path / "r.json",
+    ]
+    result = evaluate("--checkpoint", weights_file, *options)
+    assert result.exit_code == 0, result.output
+    header, *rows = (line.split() for line in result.output.splitlines()[:5])
+    metrics = ["mae", "rmse", "1px", "3px", "5px", "relepe", "fl-all"]
+    assert header == ["model", "iterations", "cascades", *metrics, "s", "per", "pair", "GiB"]
+    assert [row[1:3] for row in rows] == [["2", "1"], ["5", "1"], ["2", "2"], ["5", "2"]] and len({row[3] for row in rows}) == 4
+    run = json.loads((tmp_path / "r.json").read_text())["runs"][0]
+    assert list(run["mean"]) == metrics and run["protocol"]["resolution"] == [64, 32] and run["runtime"]["scene0"]["size"] == [64, 32]
+    found = []
+    for i in range(SCENES):
+        left, right = (
+            cv2.resize(read_image(scenes / f"scene{i}" / f"{eye}.png"), (64, 32), interpolation=cv2.INTER_AREA) for eye in ("left", "right")
+        )
+        truth = np.load(scenes / f"scene{i}" / "disparity.npz")["disparity"] * 2 / 3
+        error = np.abs(load_model(weights_file).infer(left, right, iters=2) - cv2.resize(truth, (64, 32), interpolation=cv2.INTER_LINEAR))
+        found.append(error.mean())
+    assert run["mean"]["mae"] == pytest.approx(np.mean(found), rel=0.03)  # edges of the ground truth are not blurred there
 
 
 def test_two_processes_find_what_one_does(scenes, weights_file, tmp_path):

@@ -42,6 +42,14 @@ def test_images_are_called_by_their_keys_and_by_their_data_set_where_there_are_s
     assert [task.name for task in first_of_each(both, 1)] == ["a/0", "b/0"]
 
 
+def test_images_are_reduced_where_the_protocol_says_so(tmp_path):
+    add(tmp_path / "a", "0")
+    entries = [{"name": "native", "path": "a"}, {"name": "small", "path": "a", "protocol": {"resolution": [6, 8]}}]
+    native, small = (task.load() for task in open_suite(load_suite(write_suite(tmp_path, datasets=entries)), tmp_path))
+    assert native.left.shape == (8, 12, 3) and (native.disparity == 3).all()
+    assert small.left.shape == (8, 6, 3) and (small.disparity == 1.5).all() and small.valid.all()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -51,6 +59,8 @@ def test_images_are_called_by_their_keys_and_by_their_data_set_where_there_are_s
         ({"datasets": [{"name": "a", "params": {"max": 3}}]}, r"datasets\[0\].params.max: unknown key"),
         ({"protocol": {"mask": "most"}, "datasets": [{"name": "a"}]}, "protocol.mask"),
         ({"protocol": {"metrics": ["bad2"]}, "datasets": [{"name": "a"}]}, "unknown metric 'bad2'"),
+        ({"protocol": {"resolution": "half"}, "datasets": [{"name": "a"}]}, "protocol.resolution"),
+        ({"protocol": {"resolution": [0, 4]}, "datasets": [{"name": "a"}]}, "protocol.resolution"),
         ({"datasets": [{"name": "a", "path": "x"}, {"name": "a", "path": "y"}]}, "two data sets are called 'a'"),
     ],
 )
