@@ -61,10 +61,11 @@ def test_resume_is_exact(train, run_file, tmp_path, kind):
 
 @pytest.mark.parametrize("kind", LIGHTER)
 def test_four_pairs_are_learned(train, run_file, tmp_path, kind):
-    options = ["--overfit", 4, "--num_iterations", 20, "--log_every", 5, "--save_every", 0, "--set", "optimizer.params[0].lr=2e-3"]
+    """The error of the last ten of forty steps is less than two thirds of that of the first ten."""
+    options = ["--overfit", 4, "--num_iterations", 40, "--log_every", 10, "--save_every", 0, "--set", "optimizer.params[0].lr=2e-3"]
     assert train(*QUICK, "--config", run_file(kind), "--workspace", "run", *options).code == 0
     errors = [json.loads(line)["train/epe"] for line in (tmp_path / "run" / "metrics.jsonl").open()]
-    assert errors[-1] < 0.8 * errors[0], errors
+    assert errors[-1] < 0.65 * errors[0], errors
 
 
 @pytest.mark.parametrize("kind", list(MODELS))
