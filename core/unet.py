@@ -22,9 +22,7 @@ from core.output import StereoOutput
 from utils.errors import UserError
 
 LOG_VARIANCE = (-10.0, 12.0)  # standard deviations from 0.007 to 400 pixels: the loss divides by the variance
-POSE_SCALE = (
-    0.01  # radians and baselines of an output of 1: what cameras move by after they were calibrated (Zhou et al., arXiv:1704.07813)
-)
+POSE_SCALE = 0.01  # radians and baselines of an output of 1 (as Zhou et al., arXiv:1704.07813): what cameras move by after calibration
 
 
 def two_convs(inputs: int, outputs: int, *, stride: int = 1) -> nn.Sequential:
@@ -61,7 +59,7 @@ class UNet(nn.Module):
     padding = 16  # what `infer` pads to
     stride = 1  # what it predicts on
     offers = frozenset({"log_variance"})
-    switched: ClassVar = {"pose": "predict_pose"}
+    switched: ClassVar[dict[str, str]] = {"pose": "predict_pose"}
 
     def __init__(
         self,

@@ -302,9 +302,11 @@ class Objective:
                 known = [name for name in self.terms if name != INVALID]
                 raise UserError(f"{where}: label type '{label}' has no entry in the loss section{did_you_mean(label, known)}")
 
-    def needing(self, field: str) -> list[tuple[str, str]]:
-        """(label type, name) of the losses that look at `field` of a network's output."""
-        return [(label, term.name) for label, terms in self.terms.items() for term in terms if NEEDS.get(term.function) == field]
+    def needing(self, field: str) -> list[tuple[str, str, float]]:
+        """(label type, name, weight) of the losses that look at `field` of a network's output."""
+        return [
+            (label, term.name, term.weight) for label, terms in self.terms.items() for term in terms if NEEDS.get(term.function) == field
+        ]
 
     def check_network(self, kind: str, offers: Collection[str], where: str, switches: Mapping[str, str] | None = None) -> None:
         """`UserError` that begins with `where` for a loss of what the network, called `kind`, does not offer. switches: see `core`."""

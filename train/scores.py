@@ -108,7 +108,8 @@ def score(
             if mask == protocol.mask:
                 found.sparsification = sparsification
     if pose is not None and sample.pose is not None:
-        found.values[POSE_MSE] = float(np.square(pose - sample.pose).mean())
+        off = np.where(np.isfinite(pose), pose - sample.pose, np.inf)
+        found.values[POSE_MSE] = float(np.square(off, dtype=np.float64).mean())
     return found
 
 

@@ -94,8 +94,8 @@ def check_caches(sources: Sequence[Source]) -> None:
 
 def check_poses(sources: Sequence[Source], objective: Objective) -> None:
     """Raises UserError for a loss of poses that no data set of its label type has: it would be 0 for ever."""
-    for label, name in objective.needing("pose"):
-        if not any(source.dataset.has_pose for source in sources if source.label_type == label):
+    for label, name, weight in objective.needing("pose"):
+        if weight and not any(source.dataset.has_pose for source in sources if source.label_type == label):
             raise UserError(
                 f"loss.{label}.{name}: no data set of label type '{label}' has poses; give a synthetic one residual_pose or remove the loss"
             )

@@ -186,7 +186,7 @@ def test_pose_loss_by_hand():
     batch.pose = torch.tensor([[0, 0, 0, 0, 0, 0.7], [math.nan] * 6])
     assert LOSSES["pose_loss"](output, batch).tolist() == pytest.approx([(0.01 + 0.04) / 6, 0])
     objective = Objective({"stereo": {"pose": {"function": "pose_loss", "weight": 600.0}}, "other": {}})
-    batch.label_types = ["stereo", "other"]
+    batch.label_types, batch.pose, output = ["other", "stereo"], batch.pose.flip(0), output._replace(pose=output.pose.flip(0))
     total, parts = objective(output, batch)
     assert (total.item(), parts["pose"].item()) == pytest.approx((600 * 0.05 / 6 / 2, 0.05 / 6))
     batch.pose = None
@@ -198,7 +198,7 @@ def test_what_a_key_switches_on_is_named_where_it_is_missing():
     objective.check_network("unet", {"pose"}, "loss", switches)
     with pytest.raises(UserError, match=r"^loss\.stereo\.one\.function: .*; set model\.predict_pose to true, or remove the loss$"):
         objective.check_network("unet", {"log_variance"}, "loss", switches)
-    assert objective.needing("pose") == [("stereo", "one")] and objective.needing("vertical") == []
+    assert objective.needing("pose") == [("stereo", "one", 1.0)] and objective.needing("vertical") == []
 
 
 def test_gradient_loss_is_cheap_where_the_image_has_an_edge():

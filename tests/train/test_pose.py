@@ -1,6 +1,8 @@
 """The right camera's pose through a whole run: who may train it, that it is learned, measured and logged, and where it comes out."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +15,11 @@ from train.dataloader import Loaded, collate
 from train.evaluation import ValidationSet, constant_pose_mse, validate
 from train.inference import Estimator, Settings
 from train.inference_output import pose_record
+from train.losses import Objective
 from train.sample import StereoSample
 from train.scores import Protocol, average, score
-from train.sources import Source
+from train.sources import Source, check_poses
+from utils.errors import UserError
 
 POSES = [np.array(pose, np.float32) for pose in ([0.01, 0, 0, 0, 0, 0.02], [0.03, 0, 0, 0, 0, -0.04])]
 
@@ -79,6 +83,19 @@ def test_a_suite_reports_it_beside_its_metrics(averaging):
     scores = [score(truth, sample_of(pose), protocol, pose=POSES[0]) for pose in (*POSES, None)]
     assert average(scores, protocol) == pytest.approx({"epe": 0, "pose_mse": (4e-4 + 36e-4) / 12})
     assert "pose_mse" not in average([score(truth, sample_of(POSES[0]), protocol)], protocol)
+    assert score(truth, sample_of(POSES[0]), protocol, pose=np.full(6, np.nan, np.float32)).values["pose_mse"] == np.inf
+
+
+def test_a_loss_that_nothing_is_known_for_is_refused_but_not_one_of_weight_0():
+    def objective(weight):
+        return Objective({"stereo": {"l1": {"function": "epe_loss"}, "pose": {"function": "pose_loss", "weight": weight}}})
+
+    without = replace(source("plain", None), dataset=SimpleNamespace(has_pose=False))
+    check_poses([without], objective(0.0))
+    check_poses([without, source("posed", POSES[0])], objective(1.0))
+    for sources in ([without], [without, replace(source("posed", POSES[0]), label_type="other")]):
+        with pytest.raises(UserError, match=r"^loss\.stereo\.pose: no data set of label type 'stereo' has poses"):
+            check_poses(sources, objective(1.0))
 
 
 def test_it_comes_through_at_any_scale_and_as_plain_numbers():
