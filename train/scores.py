@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -54,6 +54,15 @@ class Protocol(Section):
             if name not in METRICS and name not in QUANTILES:
                 raise ValueError(f"unknown metric '{name}'{did_you_mean(name, [*METRICS, *QUANTILES])}")
         return names
+
+    @field_validator("resolution", mode="before")
+    @classmethod
+    def _size(cls, value: Any) -> Any:
+        """In one sentence, where a union of types would name the first of them only."""
+        whole = isinstance(value, list | tuple) and len(value) == 2 and all(type(side) is int and 0 < side <= 16384 for side in value)
+        if value != "native" and not whole:
+            raise ValueError("expected 'native', or [width, height] in pixels up to 16384")
+        return value
 
     @property
     def masks(self) -> tuple[Mask, ...]:

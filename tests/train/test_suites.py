@@ -59,8 +59,9 @@ def test_images_are_reduced_where_the_protocol_says_so(tmp_path):
         ({"datasets": [{"name": "a", "params": {"max": 3}}]}, r"datasets\[0\].params.max: unknown key"),
         ({"protocol": {"mask": "most"}, "datasets": [{"name": "a"}]}, "protocol.mask"),
         ({"protocol": {"metrics": ["bad2"]}, "datasets": [{"name": "a"}]}, "unknown metric 'bad2'"),
-        ({"protocol": {"resolution": "half"}, "datasets": [{"name": "a"}]}, "protocol.resolution"),
-        ({"protocol": {"resolution": [0, 4]}, "datasets": [{"name": "a"}]}, "protocol.resolution"),
+        ({"protocol": {"resolution": "half"}, "datasets": [{"name": "a"}]}, r"protocol\.resolution: found 'half'; expected 'native', or"),
+        ({"protocol": {"resolution": [0, 4]}, "datasets": [{"name": "a"}]}, r"protocol\.resolution: found \[0, 4\]; expected 'native', or"),
+        ({"protocol": {"resolution": [4]}, "datasets": [{"name": "a"}]}, r"protocol\.resolution: found \[4\]; expected"),
         ({"datasets": [{"name": "a", "path": "x"}, {"name": "a", "path": "y"}]}, "two data sets are called 'a'"),
     ],
 )
