@@ -16,6 +16,7 @@ from train.evaluation import ValidationSet, constant_pose_mse, validate
 from train.inference import Estimator, Settings
 from train.inference_output import pose_record
 from train.losses import Objective
+from train.measure_report import comparison
 from train.sample import StereoSample
 from train.scores import Protocol, average, score
 from train.sources import Source, check_poses
@@ -84,6 +85,11 @@ def test_a_suite_reports_it_beside_its_metrics(averaging):
     assert average(scores, protocol) == pytest.approx({"epe": 0, "pose_mse": (4e-4 + 36e-4) / 12})
     assert "pose_mse" not in average([score(truth, sample_of(POSES[0]), protocol)], protocol)
     assert score(truth, sample_of(POSES[0]), protocol, pose=np.full(6, np.nan, np.float32)).values["pose_mse"] == np.inf
+
+
+def test_a_table_does_not_round_it_away():
+    record = SimpleNamespace(mean={"epe": 1.25, "pose_mse": 5.13e-5, "zero": 0.0}, about={}, seconds=0.5, memory_gib=12.345)
+    assert comparison([record], ["model"])[1] == ["-", "1.250", "5.1e-05", "0.000", "0.500", "12.35"]
 
 
 def test_a_loss_that_nothing_is_known_for_is_refused_but_not_one_of_weight_0():
