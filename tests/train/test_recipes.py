@@ -97,6 +97,7 @@ def test_the_eyes_of_the_unet_are_changed_independently():
     entries = {entry["name"]: entry for entry in config.data.image_augmentation}
     knobs = {"jittering": ("brightness", "contrast", "hue"), "blurring": ("scale",), "gaussian_noise": ("sigma",)}
     assert all(entries[name][knob] for name, names in knobs.items() for knob in names)
+    assert all(entry["asymmetric_probability"] == 1 for entry in entries.values())  # noise of one strength would differ as well
     image = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
     sample = StereoSample(image, image, np.zeros((240, 320), np.float32), np.ones((240, 320), bool))
     for entry in entries.values():
