@@ -4,7 +4,7 @@ Where pretrained weights come from is in `pretrained.py`.
 """
 
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import timm
 import torch
@@ -20,6 +20,8 @@ PATCH = 14
 TABLE = 37  # patches per side for which DINOv2 stores its position embedding: 518 pixels
 STEP = 112  # least common multiple of the patch and 16
 LONGEST = 1344  # pixels; the ViT sees larger images reduced
+
+MonocularPart = Literal["vit", "decoder"]
 
 
 class ViTSettings(NamedTuple):

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from core import inference
-from core.backbone import Backbone
+from core.backbone import Backbone, MonocularPart
 from core.blocks import BatchNormPolicy, Width, keep_batch_norm
 from core.checkpointing import checkpointed
 from core.context import ContextNetwork
@@ -85,7 +85,8 @@ class FoundationStereo(nn.Module):
             str, Field(description="none, timm, or a DINOv2 or Depth Anything V2 weight file: its path, or hf:owner/name[/file]")
         ] = "none",
         freeze_backbone: Annotated[
-            bool | None, Field(description="freeze the monocular branch; null: those of its parts that got pretrained weights")
+            bool | Annotated[Sequence[MonocularPart], Field(min_length=1)] | None,
+            Field(description="freeze the monocular branch, or these parts of it; null: those that got pretrained weights"),
         ] = None,
         batch_norm: Annotated[
             BatchNormPolicy, Field(description="in training: train; frozen_statistics: running ones are used; frozen: weights too")

@@ -4,6 +4,7 @@ what is frozen after.
 Whole checkpoints are translated in `convert.py`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +48,25 @@ def load_pretrained(backbone: Backbone, source: str) -> dict[str, str]:
     return _from_file(backbone.monocular, source)
 
 
-def freeze_request(backbone: Backbone, loaded: dict[str, str], source: str, freeze: bool | None, loaded_now: bool) -> frozenset[str]:
+def freeze_request(
+    backbone: Backbone, loaded: dict[str, str], source: str, freeze: bool | Sequence[str] | None, loaded_now: bool
+) -> frozenset[str]:
     """The parts of the monocular branch to freeze: never one that holds random weights.
 
-    loaded_now: false when a state dict follows; the parts are then those that `source` would have filled, and both where `freeze` asks
-    for it and `source` is none: the weights that follow are the pretrained ones.
+    freeze: as `model.freeze_backbone`. loaded_now: false when a state dict follows; the parts are then those that are named, or those that
+    `source` would have filled, and both where `freeze` is true and `source` none: the weights that follow are the pretrained ones.
     """
     if freeze and backbone.monocular is None:
-        raise UserError("model.freeze_backbone: true, but model.feature_type is cnn, which has no monocular branch; leave it null")
+        raise UserError(f"model.freeze_backbone: {freeze}, but model.feature_type is cnn, which has no monocular branch; leave it null")
     if backbone.monocular is None or freeze is False:
         return frozenset()
+    if freeze is not None and freeze is not True:
+        if loaded_now and (random := sorted(set(freeze) - loaded.keys())):
+            raise UserError(
+                f"model.freeze_backbone: names {' and '.join(random)}, which {KEY} '{source}' does not fill and which would stay frozen at "
+                "random weights; leave it null to freeze what got pretrained weights"
+            )
+        return frozenset(freeze)
     parts = set(loaded) if loaded_now else _offered(source)
     parts &= {"vit", "decoder"}
     if freeze and not parts:

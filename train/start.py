@@ -46,6 +46,8 @@ def start_new(config: RunConfig) -> Start:
     """Random weights, and pretrained ones where the configuration names them."""
     network = build_model(config.model)
     loaded: dict[str, str] = dict(getattr(network, "loaded", {}))
+    if frozen := getattr(network, "frozen_parts", None):  # by name from here on: the file that said so may be gone when the run goes on
+        config = config.model_copy(update={"model": config.model | {"freeze_backbone": sorted(frozen)}})
     if "vit" not in loaded and config.model.get("feature_type") == "dinov2":
         log.warning(
             "the monocular branch starts from random weights and is trained; FoundationStereo starts from Depth Anything V2: "
@@ -79,7 +81,9 @@ def start_from_checkpoint(config: RunConfig, start: Checkpoint) -> Start:
     path, content = start.path("model"), start.load("model")
     theirs = content.get("model_config")
     if isinstance(theirs, Mapping):
-        config = config.model_copy(update={"model": _as_trained(config.model, theirs)})
+        named = config.model.get("freeze_backbone") is True and isinstance(theirs.get("freeze_backbone"), list)
+        model = config.model | {"freeze_backbone": None} if named else config.model  # which parts true came to is in the checkpoint
+        config = config.model_copy(update={"model": _as_trained(model, theirs)})
     network = build_model(config.model, with_pretrained=False)
     load_weights(network, content, path, config)
     return Start(network, config, dict(content.get("carried") or {}), dict.fromkeys((*PARTS, REST), str(path)))

@@ -108,6 +108,19 @@ def test_random_weights_are_never_frozen():
         build_model({**TINY, "freeze_backbone": True})
 
 
+def test_parts_are_frozen_by_name(tmp_path, backbone):
+    path = depth_anything_file(tmp_path / "weights.pth", backbone, decoder=True)
+    filled = {**DINO_TINY, "pretrained_backbone": str(path)}
+    assert build_model({**filled, "freeze_backbone": ["decoder"]}).frozen_parts == {"decoder"}
+    gone = {**DINO_TINY, "pretrained_backbone": "gone.pth", "freeze_backbone": ["vit"]}
+    assert build_model(gone, with_pretrained=False).frozen_parts == {"vit"}
+    with pytest.raises(UserError, match=r"freeze_backbone: names decoder and vit, .*'none' does not fill"):
+        build_model({**DINO_TINY, "freeze_backbone": ["vit", "decoder"]})
+    for wrong in ([], ["cnn"], "vit"):
+        with pytest.raises(UserError, match=r"model\.freeze_backbone"):
+            build_model({**filled, "freeze_backbone": wrong})
+
+
 def test_a_state_dict_to_come_needs_no_file_but_the_same_parts_are_frozen():
     """For resuming: nothing is read, yet what the file would have filled is frozen."""
     model = build_model({**DINO_TINY, "pretrained_backbone": "timm"}, with_pretrained=False)

@@ -184,6 +184,25 @@ def test_freezing_is_as_the_file_says_unless_the_configuration_does(released, tm
     assert again.frozen_parts == frozen
 
 
+@pytest.mark.parametrize("freeze", [None, True])
+def test_what_was_frozen_stays_so_when_the_file_that_filled_it_is_gone(train, tmp_path, freeze):
+    """A DINOv2 file fills the ViT and not the decoder; no name says so once the file is gone."""
+    model = {**TINY["model"], "feature_type": "dinov2", "pretrained_backbone": "dinov2.pth", "freeze_backbone": freeze}
+    vit = build_model({**model, "pretrained_backbone": "none", "freeze_backbone": None}).backbone.monocular.vit
+    torch.save(vit.state_dict(), tmp_path / "dinov2.pth")
+    (tmp_path / "run.json").write_text(json.dumps({**TINY, "model": model}))
+    run = ["--config", "run.json", "--workspace", "run", "--batch_size_forward", 1, "--enable_mlflow", "false", *ONE]
+    run += ["--set", "data.image_sizes=[[64, 64]]"]
+    first = train(*run)
+    (tmp_path / "dinov2.pth").unlink()
+    second = train(*run, "--checkpoint", "latest", "--num_iterations", 2)
+    third = train(*run[:2], "--workspace", "next", *run[4:], "--checkpoint", "run/checkpoint/00000002.pt", "--init_only", "--dry_run")
+    for outcome in (first, second) if freeze else (first, second, third):  # asked to freeze, a new run takes it for the whole branch
+        assert outcome.code == 0, outcome.output
+        assert "monocular vit      frozen" in outcome.output and "monocular decoder  trained" in outcome.output
+    assert "continuing with" not in second.output
+
+
 def test_no_nan_reaches_a_weight_and_every_skip_is_explained(tmp_path, monkeypatch, caplog):
     """Exploded running variances in one layer, a sample without valid pixels in every step, and ground truth that is not finite and marked
     as valid all the same, which no reader passes on: inf has the gradient of any far value and is clipped, NaN is skipped."""
