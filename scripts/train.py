@@ -40,6 +40,7 @@ EVERY = {"type": click.IntRange(min=0), "show_default": True}
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Of the weights, the samples and the dropout.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key: --set data.datasets[0].weight=2. Repeatable.")
 @click.option("--overfit", type=click.IntRange(min=0), default=0, metavar="N", help="Train on the same N augmented samples for ever.")
+@click.option("--collective_timeout_s", default=1800, **COUNT, help="Seconds that processes wait for one another before the run ends.")
 @click.option("--dry_run", is_flag=True, help="Build everything, take one step, print the plan, write nothing.")
 @click.option("--detect_anomaly", is_flag=True, help="Name the first module whose output is not finite. Slow.")
 def main(config: str, overrides: tuple[str, ...], enable_mixed_precision: bool, precision: str | None, **options) -> None:
@@ -56,6 +57,7 @@ def main(config: str, overrides: tuple[str, ...], enable_mixed_precision: bool, 
 def _train(name: str, overrides: tuple[str, ...], options: dict) -> None:
     from train.config import find_config, load_config, naming  # torch and all that follows it take seconds, and --help needs none of it
     from train.console import configure_logging
+    from train.failures import explained
     from train.loop import train
     from train.plan import dry_run
     from train.run import Options, build_run
@@ -64,7 +66,7 @@ def _train(name: str, overrides: tuple[str, ...], options: dict) -> None:
     configure_logging()
     path = find_config(name)
     config, settings = load_config(path, overrides), Options(**options, config_suffix=path.suffix)
-    with StopSignals() as stop, naming(path), build_run(config, settings) as run:
+    with StopSignals() as stop, naming(path), explained(), build_run(config, settings) as run:
         if run.options.dry_run:
             click.echo(dry_run(run))
         else:

@@ -17,6 +17,7 @@ from core.inference import Estimate, estimate
 from core.output import confidence_of
 from core.tiles import Tiles
 from train.baselines import sgbm
+from train.failures import compiler_failed, out_of_memory, reason
 from train.load import load_trained
 from utils.errors import UserError
 from utils.geometry import left_right_agree, mirror, resize_disparity, resize_image
@@ -129,10 +130,9 @@ def network_estimator(model: nn.Module, settings: Settings | None = None, *, com
             with contextlib.nullcontext() if low is None else torch.autocast(device.type, low):
                 return passes(left, right)
         except RuntimeError as error:
-            if compiled and isinstance(error, torch._dynamo.exc.TorchDynamoException):
-                reason = " ".join(str(error).split())[:200]
-                raise UserError(f"--compile: torch.compile failed ({reason}); leave it out, or install a C++ compiler") from None
-            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+            if compiled and compiler_failed(error):
+                raise UserError(f"--compile: torch.compile failed ({reason(error)}); leave it out, or install a C++ compiler") from None
+            if out_of_memory(error):
                 raise UserError(
                     f"not enough memory on {device} for {left.shape[1]} x {left.shape[0]} at once; use --tile 1024 512, --scale 0.5 or "
                     "--precision bf16"

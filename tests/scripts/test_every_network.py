@@ -117,6 +117,19 @@ def test_what_cannot_be_compiled_is_one_line(train, run_file, options, words):
     assert outcome.code == 2 and all(word in line for word in words)
 
 
+def test_a_compiler_that_fails_at_the_first_step_is_one_line(train, run_file):
+    def no_compiler(graph, inputs):
+        raise OSError("no C++ compiler")
+
+    if "failing" not in torch.compiler.list_backends(exclude_tags=()):
+        torch._dynamo.register_backend(no_compiler, name="failing")
+    torch._dynamo.reset()
+    options = [*PLAIN, "--set", "compile.enabled=true", "--set", "compile.backend=failing"]
+    outcome = train(*QUICK, *options, "--config", run_file("unet"), "--workspace", "run")
+    (line,) = (line for line in outcome.lines if line.startswith("error: "))
+    assert outcome.code == 2 and "torch.compile failed" in line and "no C++ compiler" in line and "compile.enabled to false" in line
+
+
 def test_a_loss_that_a_network_cannot_serve_is_one_line(train, run_file):
     outcome = train("--config", run_file("raft_stereo"), "--set", 'loss.stereo.start={"function": "initial_disparity_loss"}')
     assert outcome.code == 2 and len(outcome.lines) == 1

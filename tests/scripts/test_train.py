@@ -40,6 +40,7 @@ def test_options_are_exactly_the_documented_ones_with_their_defaults():
     assert {name: found[name] for name in documented} == documented
     assert str(found["--workspace"]) == "workspace/stereo_train"
     others = {"--workspace", "--checkpoint", "--init_only", "--precision", "--set", "--overfit", "--dry_run", "--detect_anomaly"}
+    others |= {"--collective_timeout_s"}
     assert set(found) == {*documented, *others}
 
 
