@@ -56,10 +56,12 @@ def train(run: Run, stop: StopSignals) -> None:
         if not run.stopped:  # who asks for an end may not wait for it: what is due now is measured first by the run that goes on
             measure(run, done)
         if due(done, options.save_every, done if run.stopped else total):
-            save(run, done)
+            with pace.saving():
+                save(run, done)
         if run.stopped:
             break
     bar.close()
+    pace.report_saving()
     finish(run, done)
 
 
@@ -85,13 +87,18 @@ def update(run: Run, step: int) -> None:
     if run.anomaly is not None and run.accelerator.scaler is None:  # with a scaler, infinite gradients are its business
         run.anomaly.look_at_gradients()
     norm = run.accelerator.clip_grad_norm_(run.model.parameters(), run.config.training.clip_norm)
+    counts = torch.stack([one.parts["loss"] for one in seen]).isfinite().tolist()  # now: the norm is waited for anyway
     if not apply_update(run, norm):  # what it saw would make the means of its whole window NaN
         report_skipped(run, step, norm, seen)
         return
     run.means.add({"grad_norm": norm})
-    for parts, disparity, batch in seen:
-        run.means.add(parts, run.objective.counts(batch))
-        run.metrics.add(disparity, batch.disparity, batch.valid, batch.datasets)
+    for one, counted in zip(seen, counts, strict=True):
+        if not counted:  # L1 has a finite gradient where its value has none
+            listed = shorten(name for name, bad in zip(names(one.batch), not_finite(one), strict=True) if bad)
+            log.warning("step %d: the loss is not finite, but its gradient is; left out of the means: %s", step, listed)
+            continue
+        run.means.add(one.parts, run.objective.counts(one.batch))
+        run.metrics.add(one.disparity, one.batch.disparity, one.batch.valid, one.batch.datasets)
 
 
 def apply_update(run: Run, norm: Tensor) -> bool:
@@ -160,23 +167,43 @@ def not_finite(seen: Seen) -> list[bool]:
 
 
 class Pace:
-    """How fast the updates are, without what happens between them, and what the progress bar shows."""
+    """How fast the updates are, without what happens between them, how long saving holds them up, and what the progress bar shows."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._shown = 0.0
+        self._saves, self._all_saving, self._all_seconds = 0, 0.0, 0.0
         self._reset()
 
     def _reset(self) -> None:
-        self._seconds, self._steps = 0.0, 0
+        self._seconds, self._steps, self._saving = 0.0, 0, 0.0
         self._run.loader.wait_s = 0.0
 
     @contextmanager
     def step(self) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self._seconds += time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        self._seconds += seconds
+        self._all_seconds += seconds
         self._steps += 1
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Around what the loop itself does of a save: the copy, and the wait for the one before. The report of a step comes before it."""
+        start = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - start
+        self._saving += seconds
+        self._all_saving += seconds
+        self._saves += 1
+
+    def report_saving(self) -> None:
+        """Of the whole loop, as a log line."""
+        if self._saves:
+            share = 100 * self._all_saving / max(self._all_seconds, 1e-9)
+            times = f"{self._saves} checkpoint{'s' if self._saves > 1 else ''}"
+            log.info("saving %s held the loop up for %.3f s, %.3f %% of its steps' time", times, self._all_saving, share)
 
     @property
     def samples_per_s(self) -> float:
@@ -194,10 +221,11 @@ class Pace:
 
     def take(self) -> dict[str, float]:
         """What was measured since the last call."""
-        wait, seconds, steps = self._run.loader.wait_s, max(self._seconds, 1e-9), max(self._steps, 1)
-        found = {"samples_per_s": self.samples_per_s, "step_s": seconds / steps, "data_wait_s": wait / steps}
+        wait, saving = self._run.loader.wait_s, self._saving
+        seconds, steps = max(self._seconds, 1e-9), max(self._steps, 1)
+        found = {"samples_per_s": self.samples_per_s, "step_s": seconds / steps, "data_wait_s": wait / steps, "save_s": saving}
         self._reset()
-        return found | {"data_wait_share": wait / seconds}
+        return found | {"data_wait_share": wait / seconds, "save_share": saving / seconds}
 
 
 def report_training(run: Run, done: int, pace: Pace) -> None:

@@ -2,11 +2,13 @@
 where something is off. What the data and the weights look like is said by `sources` and `start`.
 """
 
+import fcntl
 import logging
 import os
 import shutil
+import socket
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import torch
 from accelerate.utils import gather_object
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("stereofoundry")
 
 SHARED_MEMORY = Path("/dev/shm")
+LOCK_FILE = ".lock"  # of a workspace
 PIXEL_BYTES = 2 * 3 + 4 + 1  # of a batch: two images, disparity, mask
 MOMENTS = 2  # values that an optimizer keeps per weight; SGD keeps fewer
 
@@ -29,6 +32,29 @@ def check_writable(workspace: Path) -> None:
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         what = "is not a folder" if not there.is_dir() else "no permission, or a file system that is read-only"
         raise UserError(f"{workspace}: cannot be written ({there}: {what}); pass a --workspace that can")
+
+
+def claim_workspace(workspace: Path) -> TextIO:
+    """Its lock file, which is this process's alone until it is closed or the process ends, in whatever way. Raises OSError.
+
+    Two runs in one workspace would delete each other's files. UserError that names the other run. The lock is one of POSIX, which a forked
+    loading process does not inherit: one that outlives its run by some seconds does not hold up the next.
+    """
+    workspace.mkdir(parents=True, exist_ok=True)
+    file = open(workspace / LOCK_FILE, "a+", encoding="utf-8")  # noqa: SIM115 - to be kept
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        file.seek(0)
+        other = file.read(200).strip() or "another process"
+        file.close()
+        raise UserError(f"{workspace}: {other} is training there at this moment; end it first, or pass another --workspace") from None
+    except OSError:  # a file system without locks
+        return file
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    return file
 
 
 def existing(path: Path) -> Path:

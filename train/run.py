@@ -6,12 +6,13 @@ The steps themselves are in `loop`.
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list
+from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, broadcast_object_list
 from torch import Tensor, nn
 
 from core import MODELS
@@ -24,7 +25,7 @@ from train.ema import Ema, LastStatistics
 from train.evaluation import ValidationSet
 from train.losses import Objective
 from train.metrics import Means, MetricSums
-from train.preflight import check_writable, report_preflight
+from train.preflight import check_writable, claim_workspace, report_preflight
 from train.saving import Saver
 from train.sources import check_caches, check_poses, open_sources
 from train.start import Start, check_crops, load_weights, report_start, start_from_checkpoint, start_from_file, start_new
@@ -48,6 +49,7 @@ NOT_COMPARED = {
     "num_iterations",
     "dry_run",
     "detect_anomaly",
+    "collective_timeout_s",
     "checkpoints.keep_last",
     "checkpoints.keep_every",
 }  # fmt: skip - what changes no number
@@ -76,6 +78,7 @@ class Options:
     overfit: int = 0
     dry_run: bool = False
     detect_anomaly: bool = False
+    collective_timeout_s: int = 1800
     config_suffix: str = ".json"
 
     def dump(self) -> dict[str, Any]:
@@ -109,6 +112,7 @@ class Run:
     carried: dict[str, Tensor]  # entries of published weights that the network has no place for; every checkpoint holds them
     versions: dict[str, str]
     anomaly: AnomalyDetector | None = None
+    claim: TextIO | None = None  # of the workspace, see `preflight.claim_workspace`; on the first process
     skipped: int = 0
     skipped_in_row: int = 0
     stopped: bool = False  # by a signal
@@ -125,6 +129,8 @@ class Run:
             self.saver.wait()
         status = "KILLED" if interrupted or self.stopped else "FINISHED" if kind is None else "FAILED"
         self.tracker.close(status, STOP_PATIENCE_S if status == "KILLED" else PATIENCE_S)
+        if self.claim is not None:
+            self.claim.close()
         if kind is None:
             self.accelerator.end_training()
 
@@ -236,6 +242,7 @@ def _build_accelerator(options: Options) -> Accelerator:
         ),
         cpu=on_cpu,
         step_scheduler_with_optimizer=False,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=options.collective_timeout_s))],
     )
 
 
@@ -358,6 +365,7 @@ def _open_workspace(run: Run, start: Checkpoint | None, state: dict[str, Any] | 
     workspace = run.options.workspace
     same_run = start is not None and start.inside(run.checkpoints)
     try:
+        run.claim = claim_workspace(workspace)
         for folder in (workspace, run.checkpoints.folder):
             remove_leftovers(folder)
         for suffix in {".json", run.options.config_suffix}:

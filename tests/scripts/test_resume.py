@@ -1,5 +1,6 @@
 """A run that was stopped and continued is the run that was not, bit for bit: on one process, on two, and on another number of them."""
 
+import json
 import os
 import resource
 import signal
@@ -7,6 +8,7 @@ import signal
 import pytest
 import torch
 
+from tests.core.networks import TINIES
 from tests.scripts.tiny import assert_same, assert_same_run, logged, weights
 from train import loop
 from train import run as run_module
@@ -156,6 +158,39 @@ def test_a_disk_that_stays_full_ends_in_an_error_with_the_last_good_step_in_plac
 
 PLAIN = ["--set", "model.batch_norm=frozen_statistics", "--set", "model.dropout=0"]  # nothing depends on how a step is split
 PLAIN += ["--set", 'optimizer={"type": "SGD", "params": [{"params": {"include": ["*"]}, "lr": 0.01}]}']  # Adam blows rounding up
+
+
+# Not finite, in a step each, on one process or both; the first and the last step are clean.
+FAULTS = [[1, 1, "image", "nan"], [2, 0, "truth", "nan"], [3, None, "loss", "inf"], [4, 1, "gradient", "nan"], [5, 0, "loss", "nan"]]
+FAULTS += [[6, None, "image", "inf"], [7, None, "gradient", "inf"]]
+UNET = [
+    "--set",
+    f"model={json.dumps({'type': 'unet', **TINIES['unet']})}",
+    "--set",
+    'loss={"stereo": {"all": {"function": "smooth_l1_loss"}}}',
+]
+UNET += ["--set", "data.image_sizes=[[64, 64]]", "--num_iterations", 9]
+FAULTY = [("fp32", 1), ("bf16", 2), ("scaled", 4)]
+
+
+def faulty(common, precision, accumulate):
+    scaled = precision == "scaled"
+    argv = [*common, *UNET, "--workspace", precision, "--gradient_accumulation_steps", accumulate]
+    return {"argv": [*argv, *([] if scaled else ["--precision", precision])], "faults": FAULTS, "scaled": scaled}
+
+
+def test_what_is_not_finite_on_one_process_or_both_moves_neither(commands_on_two, tiny, tmp_path):
+    outcomes = commands_on_two(*(faulty(["--config", tiny, *COMMON], *case) for case in FAULTY))
+    for (precision, _), said in zip(FAULTY, outcomes, strict=True):
+        (first, *numbers), second = (line.split()[2:] for line in said.splitlines() if line.startswith("came to "))
+        assert [first, *numbers] == second and numbers == ["7", "2", "2"]  # skipped; updates that the schedule and the average have seen
+        assert all(said.count(f"step {step} skipped: the gradient norm is ") == 1 for step, *_ in FAULTS), said
+        assert said.count("not finite in made/") == 3, said  # of images and ground truth; of the others only the scalar was spoilt
+        state = Checkpoints(tmp_path / precision / "checkpoint").latest().load("optimizer")
+        assert state["skipped"] == 7 and state["skipped_in_row"] == 0
+        assert (state["scaler"] or {"scale": 1024 / 2**7})["scale"] == 1024 / 2**7
+        for part in ("", "_ema"):
+            assert all(value.isfinite().all() for value in weights(tmp_path / precision, 9, part).values())
 
 
 def test_two_processes(commands_on_two, train, tiny, tmp_path):

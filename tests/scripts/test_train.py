@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.claims import claimed_by_another_process
 from tests.fsd_layout import write_pair
 from tests.scripts.tiny import QUICK, ROOT, TINY, assert_same, weights
 from train import preflight
@@ -63,7 +65,22 @@ def test_a_run_leaves_checkpoints_configuration_metrics_and_previews(train, tiny
     expected = {"train/loss", "train/sequence", "train/epe", "train/made/epe", "train/grad_norm", "lr", "samples_per_s", "data_wait_s"}
     assert expected | {"memory_gib", "val/epe", "val/made/d1_all", "val/epe_constant"} <= merged.keys()
     assert [line["step"] for line in lines if "val/epe" in line] == [0, 2, 4]
+    saving = {line["step"]: line["save_s"] for line in lines if "save_s" in line}
+    assert saving.keys() == {2, 4} and saving[2] == 0 < saving[4] == pytest.approx(lines[-2]["save_share"] * 2 * lines[-2]["step_s"])
+    assert re.search(r"saving 2 checkpoints held the loop up for 0\.\d+ s, \d+\.\d{3} % of its steps' time", outcome.output)
     assert len(list((run / "vis" / "step_00000004").glob("*.png"))) == 2
+
+
+def test_two_runs_do_not_share_a_workspace(train, tiny, tmp_path):
+    """Started twice by mistake, or queued again while the first still saves, the second touches nothing."""
+    assert train(*FEW, tiny, "--workspace", "run").code == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    again = [*FEW, tiny, "--workspace", "run", "--checkpoint", 2]
+    with claimed_by_another_process(tmp_path / "run") as (process, _):
+        refused(train(*again), f"run: process {process} on ", " is training there at this moment")
+    del before[tmp_path / "run" / ".lock"]
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert train(*again).code == 0
 
 
 def test_toml_is_accepted_and_kept(train, tmp_path):

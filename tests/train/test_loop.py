@@ -2,12 +2,14 @@
 
 import json
 import logging
+import math
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 import train.run
+from tests.core.networks import TINIES
 from tests.scripts.tiny import TINY
 from train.config import load_config
 from train.loop import Seen, names, not_finite, update
@@ -115,11 +117,15 @@ def test_what_is_not_finite_moves_nothing_and_the_next_step_is_whole(build, monk
     assert torch.isfinite(torch.tensor(list(run.means.reduce().values()))).all()
 
 
-def test_infinite_ground_truth_is_beyond_the_limit_and_costs_nothing(build, monkeypatch):
-    run = build()
-    spoil(run, monkeypatch, "truth", INF, 0, 0)
-    update(run, 0)
+def test_infinite_ground_truth_is_beyond_the_limit_and_costs_nothing(build, monkeypatch, caplog):
+    run = build(gradient_accumulation_steps=2)
+    spoilt = spoil(run, monkeypatch, "truth", INF, 0, 0)
+    with caplog.at_level(logging.WARNING, "stereofoundry"):
+        update(run, 0)
     assert run.skipped == 0 and run.ema.num_updates == 1
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == f"step 0: the loss is not finite, but its gradient is; left out of the means: {spoilt[0]}"
+    assert all(math.isfinite(value) for value in [*run.means.reduce().values(), run.metrics.reduce()["epe"]])
 
 
 def test_the_sample_that_is_not_finite_is_told_from_the_others_of_its_batch():
@@ -136,9 +142,8 @@ def test_the_sample_that_is_not_finite_is_told_from_the_others_of_its_batch():
     assert not_finite(seen(parts={"loss": torch.tensor(1.0)})) == [False, False]
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_fp16_scaling_skips_lowers_its_scale_and_stays_in_step(build, monkeypatch, accumulate):
-    """The real scaler of torch, on the CPU, in an otherwise fp32 run: accelerate makes one on a GPU only."""
+def build_scaled(build, monkeypatch, *overrides, **options):
+    """A run and the real scaler of torch, on the CPU, in an otherwise fp32 run: accelerate makes one on a GPU only."""
     scaler, build_accelerator = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2), train.run._build_accelerator
 
     def with_scaler(options):
@@ -148,8 +153,14 @@ def test_fp16_scaling_skips_lowers_its_scale_and_stays_in_step(build, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(train.run, "_build_accelerator", with_scaler)
-        run = build(gradient_accumulation_steps=accumulate)
+        run = build(*overrides, **options)
     monkeypatch.setattr(run.accelerator, "unscale_gradients", lambda optimizer=None: scaler.unscale_(run.optimizer.optimizer))
+    return run, scaler
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_fp16_scaling_skips_lowers_its_scale_and_stays_in_step(build, monkeypatch, accumulate):
+    run, scaler = build_scaled(build, monkeypatch, gradient_accumulation_steps=accumulate)
     plain = build(gradient_accumulation_steps=accumulate)
     update(run, 0)
     update(plain, 0)
@@ -162,6 +173,38 @@ def test_fp16_scaling_skips_lowers_its_scale_and_stays_in_step(build, monkeypatc
     for step in (2, 3):
         update(run, step)
     assert scaler.get_scale() == 1024 and run.ema.num_updates == run.schedule.last_epoch == 3
+
+
+UNET = [f"model={json.dumps({'type': 'unet', **TINIES['unet']})}", 'loss={"stereo": {"all": {"function": "smooth_l1_loss"}}}']
+FAULTS = [(what, value) for what in ("image", "truth", "loss", "gradient") for value in (NAN, INF) if (what, value) != ("truth", INF)]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "scaled"])
+def test_fault_after_fault_moves_nothing_in_any_precision(build, monkeypatch, caplog, precision, accumulate):
+    """All of them in a row, each in another micro-batch, between two clean steps."""
+    options = {"gradient_accumulation_steps": accumulate, "batch_size_forward": 2}
+    scaler = None
+    if precision == "scaled":
+        run, scaler = build_scaled(build, monkeypatch, *UNET, **options)
+    else:
+        run = build(*UNET, precision=precision, **options)
+    spoilt = [spoil(run, monkeypatch, *fault, step, step % accumulate) for step, fault in enumerate(FAULTS, 1)]
+    update(run, 0)
+    before = snapshot(run)
+    with caplog.at_level(logging.WARNING, "stereofoundry"):
+        for step in range(1, len(FAULTS) + 1):
+            update(run, step)
+            assert all(torch.equal(value, before[name]) for name, value in snapshot(run).items()), FAULTS[step - 1]
+            assert run.skipped == run.skipped_in_row == step and f"step {step} skipped" in caplog.text
+            if FAULTS[step - 1][0] in ("image", "truth"):
+                assert spoilt[step - 1][0] in caplog.records[-1].getMessage().partition("not finite in")[2]
+            assert scaler is None or scaler.get_scale() == 1024 / 2**step
+    update(run, len(FAULTS) + 1)
+    after = snapshot(run)
+    assert (run.skipped_in_row, after["n"], after["lr"]) == (0, before["n"] + 1, before["lr"] + 1)
+    assert all(torch.isfinite(value).all() for value in after.values())
+    assert any(not torch.equal(value, before[name]) for name, value in after.items() if name.startswith("ema."))
 
 
 def test_batch_norm_statistics_survive_a_forward_pass_that_is_not_finite(build):

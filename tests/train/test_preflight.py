@@ -1,10 +1,13 @@
 """What is said before the first step, and that nothing is where nothing is off."""
 
+import errno
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
+from tests.claims import claimed_by_another_process
 from train import preflight
 from utils.errors import UserError
 
@@ -44,3 +47,22 @@ def test_a_workspace_that_cannot_be_written_is_refused_before_anything_is_read(t
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(UserError, match="read-only"):
         preflight.check_writable(tmp_path / "new" / "run")
+
+
+def test_a_workspace_belongs_to_one_run_until_it_ends_in_whatever_way(tmp_path):
+    with claimed_by_another_process(tmp_path / "run") as (process, loading):
+        for _ in range(2):
+            with pytest.raises(UserError, match=rf"run: process {process} on .* is training there .*--workspace"):
+                preflight.claim_workspace(tmp_path / "run")
+    os.kill(loading, 0)  # is there, and does not hold up the next run
+    with preflight.claim_workspace(tmp_path / "run"):
+        assert (tmp_path / "run" / ".lock").read_text().startswith(f"process {os.getpid()} on ")
+    os.kill(loading, signal.SIGKILL)
+
+
+def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", unsupported)
+    preflight.claim_workspace(tmp_path).close()
