@@ -2,6 +2,7 @@
 `infer`, the same path that people use; what is measured is in `metrics`.
 """
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 
@@ -16,6 +17,8 @@ from train.metrics import POSE_MSE, MetricSums
 from train.sample import StereoSample
 from train.sources import Source
 from utils.errors import UserError
+
+log = logging.getLogger("stereofoundry")
 
 BINS_PER_PX = 16
 
@@ -44,6 +47,14 @@ class ValidationSet:
             sample = source.augment(sample, self._size, np.random.default_rng(0))
         return limit_disparity(sample, self._max_disparity)
 
+    def load_if_there(self, position: int) -> StereoSample | None:
+        """None, and a warning, for a file that cannot be read any more: days into a run that is no reason to end it."""
+        try:
+            return self.load(position)
+        except UserError as error:
+            log.warning("%s; left out until then", error)
+            return None
+
     def name(self, position: int) -> str:
         """Of its data set."""
         return self.items[position][0].name
@@ -61,21 +72,28 @@ def validate(
     rank: int,
     ranks: int,
     reduce: Callable[[torch.Tensor], torch.Tensor],
+    strict: bool = True,
 ) -> dict[str, float]:
     """Metrics over the validation samples, all pooled over pixels, overall and as `<data set>/<metric>`; `pose_mse` where poses were found
     and are known.
 
     reduce: sums a float64 tensor over the processes; all of them call this together.
+    strict: raise UserError for a sample that cannot be read; otherwise the numbers are of the others, and `missing` says of how many not.
     """
-    sums, poses = MetricSums(list(held.counts())), MetricSums(list(held.counts()), ["mse"])
+    sums, poses, missing = MetricSums(list(held.counts())), MetricSums(list(held.counts()), ["mse"]), 0
     for position in range(rank, len(held), ranks):
-        sample, name = held.load(position), [held.name(position)]
+        sample, name = held.load(position) if strict else held.load_if_there(position), [held.name(position)]
+        if sample is None:
+            missing += 1
+            continue
         found = predict(sample)
         sums.add(*(torch.from_numpy(part)[None] for part in (found.disparity, sample.disparity, sample.valid)), name)
         if found.pose is not None and sample.pose is not None:
             pair = (torch.from_numpy(pose)[None, None] for pose in (found.pose, sample.pose))
             poses.add(*pair, torch.ones(1, 1, 6, dtype=torch.bool), name)
     errors = {f"{label.removesuffix('mse')}{POSE_MSE}": value for label, value in poses.reduce(reduce).items() if not math.isnan(value)}
+    if not strict and (count := int(reduce(torch.tensor(missing, dtype=torch.float64)))):
+        errors["missing"] = count
     return sums.reduce(reduce) | errors
 
 

@@ -269,6 +269,7 @@ def report_validation(run: Run, done: int) -> None:
         rank=run.accelerator.process_index,
         ranks=run.accelerator.num_processes,
         reduce=run.sum_over_processes,
+        strict=done == 0,  # later the run would lose its steps since the last checkpoint
     )
     record = {f"val/{name}": value for name, value in found.items()} | {"val/seconds": time.perf_counter() - start}
     if done == 0 and run.accelerator.is_main_process:
@@ -277,8 +278,9 @@ def report_validation(run: Run, done: int) -> None:
         if POSE_MSE in found:
             record["val/pose_mse_constant"] = constant_pose_mse(run.held)
     run.tracker.log(record, done)
-    pose = f", pose MSE {found[POSE_MSE]:.3g}" if POSE_MSE in found else ""
-    log.info("validation at step %d: EPE %.3f px, bad-1 %.1f %%, D1 %.1f %%%s", done, found["epe"], found["bad_1"], found["d1_all"], pose)
+    more = f", pose MSE {found[POSE_MSE]:.3g}" if POSE_MSE in found else ""
+    more += f"; without {found['missing']:g} samples that cannot be read" if "missing" in found else ""
+    log.info("validation at step %d: EPE %.3f px, bad-1 %.1f %%, D1 %.1f %%%s", done, found["epe"], found["bad_1"], found["d1_all"], more)
 
 
 def report_previews(run: Run, done: int) -> None:
@@ -294,7 +296,8 @@ def report_previews(run: Run, done: int) -> None:
 def preview_samples(run: Run) -> list[tuple[str, StereoSample]]:
     """The same (data set, sample) at every call."""
     if len(run.held):
-        return [(run.held.name(i), run.held.load(i)) for i in range(min(PREVIEWS, len(run.held)))]
+        loaded = ((run.held.name(i), run.held.load_if_there(i)) for i in range(min(PREVIEWS, len(run.held))))
+        return [(name, sample) for name, sample in loaded if sample is not None]
     draws = plan_batch(run.mix, 0, range(PREVIEWS), PREVIEWS)
     return [(item.source.name, item.sample) for item in map(MixtureDataset(run.mix).__getitem__, draws)]
 

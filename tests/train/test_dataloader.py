@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from core.inference import Estimate
 from tests.fsd_layout import write_pair
 from train.augment.pipeline import Augmentation
 from train.config import DataConfig, ValidationConfig
 from train.dataloader import Mixture, MixtureDataset, TrainLoader, collate, limit_disparity, plan_batch, torch_seed
 from train.datasets import SampleError, build_dataset
 from train.datasets.readers import encode_fsd
-from train.evaluation import ValidationSet
+from train.evaluation import ValidationSet, validate
 from train.metrics import MetricSums
 from train.sample import StereoSample
 from train.sources import Source
@@ -190,6 +191,19 @@ def test_a_validation_sample_that_cannot_be_read_is_one_line():
     assert held.load(0).key == "0"
     with pytest.raises(UserError, match=r"validation: sample held/1 cannot be read; .*numbers/1\.png: truncated$"):
         held.load(1)
+
+
+def test_a_validation_sample_that_breaks_during_the_run_is_left_out_counted_and_named(caplog):
+    source = Source("held", Numbers(3, broken={2}), np.arange(3), 1.0, "stereo", noisy)
+    held = ValidationSet([source], ValidationConfig(), None)
+    zeros = {"rank": 0, "ranks": 1, "reduce": lambda sums: sums}
+    with pytest.raises(UserError, match="held/2"):
+        validate(held, lambda sample: Estimate(0 * sample.disparity), **zeros)
+    found = validate(held, lambda sample: Estimate(0 * sample.disparity), **zeros, strict=False)
+    assert (found["epe"], found["missing"]) == (0.5, 1)  # of the samples 0 and 1
+    assert "sample held/2 cannot be read; mend or remove it: numbers/2.png: truncated; left out until then" in caplog.text
+    source.dataset.broken.clear()
+    assert "missing" not in validate(held, lambda sample: Estimate(0 * sample.disparity), **zeros, strict=False)
 
 
 def test_files_that_break_during_the_run_are_replaced(tmp_path):
