@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from core.convert import State, complete, find_published, to_published
-from core.weight_files import CARRIED, Weights, load_state, read_weights
+from core.weight_files import CARRIED, PLAIN, Weights, load_state, read_weights
 from utils.errors import UserError
 from utils.files import write_atomic
 
@@ -94,14 +94,22 @@ def write_weights(path: Path, weights: Weights, form: Format) -> list[Path]:
 def _writer(path: Path, state: State, extra: dict[str, Any] | None, config: dict[str, Any] | None) -> Callable[[BinaryIO], object]:
     """extra: what a .pth holds beside the weights, None for the weights alone, without a key around them; a .safetensors holds the
     carried entries by a prefix and `config` as metadata."""
+    content = dict(state) if extra is None else {"model": dict(state), **extra}
     if path.suffix != ".safetensors":
-        return lambda file: torch.save(dict(state) if extra is None else {"model": dict(state), **extra}, file)
+        return lambda file: torch.save(content, file)
+    return lambda file: file.write(pack(content if config is not None else {"model": dict(state)}))
+
+
+def pack(content: Mapping[str, Any]) -> bytes:
+    """What a .pt file of ours holds as a .safetensors file, which `read_file` gives back: the tensors of "model" and "carried", and the
+    plain values `PLAIN`, which become metadata.
+    """
     from safetensors.torch import save
 
-    tensors = dict(state) | {CARRIED + name: value for name, value in (extra or {}).get("carried", {}).items()}
+    tensors = dict(content["model"]) | {CARRIED + name: value for name, value in content.get("carried", {}).items()}
     tensors = {name: value.contiguous().clone() for name, value in tensors.items()}  # two names of one tensor are refused there
-    metadata = None if config is None else {"model_config": json.dumps(config)}
-    return lambda file: file.write(save(tensors, metadata))
+    plain = {key: json.dumps(content[key]) for key in PLAIN if key in content}
+    return save(tensors, plain or None)
 
 
 def format_cfg(config: Mapping[str, Any]) -> str:

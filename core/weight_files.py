@@ -20,6 +20,7 @@ from utils.files import inside
 
 POINTER = "latest.pt"  # in the folder of a run's checkpoints: which files the newest complete step consists of
 CARRIED = "carried."  # prefix of the carried entries in a .safetensors file, which has room for names only
+PLAIN = ("model_config", "config", "step", "validation", "num_updates")  # what else such a file of ours may hold, as JSON in its metadata
 OUR_BEGINNINGS = ("backbone.", "context.", "encoder.", "trunk.")  # of names in any state dict of ours, and in no published one
 WHOLE_NUMBERS = ("max_disp", "train_iters", "valid_iters", "corr_levels", "corr_radius", "n_gru_layers")  # what is read of cfg.yaml
 
@@ -34,7 +35,7 @@ class Weights(NamedTuple):
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """Content of a .pth, .pt or .safetensors file on the CPU; metadata of the latter as "model_config". `UserError` if unreadable."""
+    """Content of a .pth, .pt or .safetensors file on the CPU, of ours the same in both forms. `UserError` if unreadable."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected weights as .pth, .pt or .safetensors")
     try:
@@ -51,19 +52,29 @@ def read_file(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_safetensors(path: Path) -> dict[str, Any]:
+def _read_safetensors(path: Path, *, tensors: bool = True) -> dict[str, Any]:
+    """tensors: false for the plain values of a file of ours alone."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dictionary
-            config = (file.metadata() or {}).get("model_config")
+            state = {key: file.get_tensor(key) for key in (file.keys() if tensors else ())}
+            metadata = file.metadata() or {}
     except SafetensorError as error:
         raise UserError(f"{path}: not a readable safetensors file ({error})") from None
-    if not config:
+    if not metadata.get("model_config"):
         return state
     carried = {key.removeprefix(CARRIED): state.pop(key) for key in list(state) if key.startswith(CARRIED)}
-    return {"model": state, "model_config": json.loads(config), "carried": carried}
+    plain = {key: json.loads(metadata[key]) for key in PLAIN if key in metadata}
+    return {**plain, "model": state, "carried": carried}
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """What a .safetensors file of ours says beside its weights (see `PLAIN`), which are not read. `UserError` if unreadable."""
+    try:
+        return _read_safetensors(path, tensors=False)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read as a .safetensors file ({error})") from None
 
 
 def read_weights(path: Path) -> Weights:

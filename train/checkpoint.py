@@ -3,7 +3,8 @@ they are written that of `saving`.
 
 A step is three files, `{step:08d}.pt` (weights), `{step:08d}_optimizer.pt` (everything else that resuming needs) and `{step:08d}_ema.pt`
 (averaged weights), and counts once the record of their sizes and digests, `{step:08d}.json`, is there. `latest.pt` repeats the newest
-record. All are written beside their place and renamed.
+record. All are written beside their place and renamed. A step until which better weights were found than before has those as well, in
+`{step:08d}_best.safetensors`; they are not in the record, as resuming does without them.
 """
 
 import itertools
@@ -20,14 +21,16 @@ from typing import Any
 
 import torch
 
+from core.weight_export import pack
 from core.weight_files import POINTER, read_file
 from utils.errors import UserError, shorten
 from utils.files import sha256, write_atomic
 
 log = logging.getLogger("stereofoundry")
 
-SUFFIXES = {"model": "", "optimizer": "_optimizer", "ema": "_ema"}
-_FILE = re.compile(rf"(\d{{8,}})({'|'.join(SUFFIXES.values())})\.pt|(\d{{8,}})\.json")
+SUFFIXES = {"model": ".pt", "optimizer": "_optimizer.pt", "ema": "_ema.pt"}
+BEST = "_best.safetensors"
+_FILE = re.compile(rf"(\d{{8,}})({'|'.join(map(re.escape, (*SUFFIXES.values(), BEST, '.json')))})")
 
 Files = dict[str, dict[str, Any]]
 """File name -> "size" in bytes and "sha256"."""
@@ -41,8 +44,19 @@ class Checkpoint:
     step: int
 
     def path(self, part: str) -> Path:
-        """part: "model", "optimizer" or "ema"."""
-        return self.folder / f"{self.step:08d}{SUFFIXES[part]}.pt"
+        """part: "model", "optimizer", "ema" or "best"."""
+        return self.folder / f"{self.step:08d}{(SUFFIXES | {'best': BEST})[part]}"
+
+    @property
+    def weights(self) -> Path:
+        """Those to use: the averaged ones where there is an average."""
+        average = self.path("ema")
+        return average if average.exists() else self.path("model")
+
+    def best_so_far(self) -> Path | None:
+        """The best weights up to this step, which may lie with an earlier one; None where none were measured."""
+        found = [path for path in self.folder.glob(f"*{BEST}") if (match := _FILE.fullmatch(path.name)) and int(match[1]) <= self.step]
+        return max(found, default=None, key=_step_of)
 
     @property
     def record(self) -> Path:
@@ -179,7 +193,10 @@ class Checkpoints:
         return aside if later else None
 
     def write(self, step: int, parts: Mapping[str, Mapping[str, Any]]) -> Checkpoint:
-        """`parts` ("model", "optimizer" and, where there is an average, "ema"), all or nothing. Raises OSError; older steps stay."""
+        """`parts` ("model", "optimizer"; where there is an average "ema"; where they are new "best"), all or nothing.
+
+        Raises OSError; older steps stay.
+        """
         checkpoint = Checkpoint(self.folder, step)
         staging = self.folder / f".{step:08d}.tmp"
         shutil.rmtree(staging, ignore_errors=True)
@@ -188,28 +205,31 @@ class Checkpoints:
             for part, content in parts.items():
                 with open(staging / checkpoint.path(part).name, "wb") as file:
                     _save(content, file)
-            files = _measure(sorted(staging.iterdir()))
-            for name in files:
-                os.replace(staging / name, self.folder / name)
+            files = _measure(sorted(staging.glob("*.pt")))
+            for path in sorted(staging.iterdir()):
+                os.replace(path, self.folder / path.name)
             self._publish(step, files)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         return checkpoint
 
     def prune(self, keep_last: int | None, keep_every: int | None) -> None:
-        """Delete all files of steps before the newest but the last `keep_last` complete ones and the multiples of `keep_every`."""
+        """Delete all files of steps before the newest but the last `keep_last` complete ones and the multiples of `keep_every`.
+
+        The best weights of a step that goes stay where they are the best so far of one that is kept.
+        """
         complete = [] if keep_last is None else list(self.records())
         if not complete:
             return
         kept = {*complete[-keep_last:], *(step for step in complete if keep_every and step % keep_every == 0)}
-        dropped = [(path, step) for path, step in self._files() if step < complete[-1] and step not in kept]
-        for path, _ in sorted(dropped, key=lambda item: item[0].suffix != ".json"):  # records first: what is half gone must not count
+        needed = {Checkpoint(self.folder, step).best_so_far() for step in kept}
+        dropped = [path for path, step in self._files() if step < complete[-1] and step not in kept and path not in needed]
+        for path in sorted(dropped, key=lambda path: path.suffix != ".json"):  # records first: what is half gone must not count
             path.unlink(missing_ok=True)
 
     def _files(self) -> list[tuple[Path, int]]:
         """Every file that belongs to a step, by name."""
-        found = [(path, match) for path in sorted(self.folder.glob("*")) if (match := _FILE.fullmatch(path.name))]
-        return [(path, int(match[1] or match[3])) for path, match in found]
+        return [(path, _step_of(path)) for path in sorted(self.folder.glob("*")) if _FILE.fullmatch(path.name)]
 
     def _new_folder(self) -> Path:
         stamp = f"set_aside_{time.strftime('%Y%m%d_%H%M%S')}"
@@ -221,6 +241,10 @@ class Checkpoints:
         record = {"step": step, "files": files}
         write_atomic(Checkpoint(self.folder, step).record, json.dumps(record, indent=2) + "\n")
         write_atomic(self.folder / POINTER, lambda file: torch.save(record, file))
+
+
+def _step_of(path: Path) -> int:
+    return int(re.split(r"\D", path.name)[0])
 
 
 def _measure(paths: list[Path]) -> Files:
@@ -239,9 +263,12 @@ def _files_of(record: Any, step: Any) -> Files:
 
 
 def _save(content: Mapping[str, Any], file: Any) -> None:
-    """To the disk itself. Raises OSError: torch wraps those of the file in a RuntimeError of its own."""
+    """To the disk itself, in the form that the file's name says. Raises OSError: torch wraps those of the file in a RuntimeError."""
     try:
-        torch.save(dict(content), file)
+        if file.name.endswith(BEST):
+            file.write(pack(content))
+        else:
+            torch.save(dict(content), file)
     except RuntimeError as error:
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from train.losses import LossTerm
+from train.metrics import METRICS, POSE_MSE
 from utils.errors import UserError, did_you_mean
 from utils.files import no_key_twice, read_config
 from utils.registry import explain
@@ -181,6 +182,16 @@ class ValidationConfig(Section):
     """Refinement iterations; None takes the network's `valid_iters`."""
     size: Size | None = None
     """(width, height) of a centred crop; None measures whole images."""
+    best: str | None = "epe"
+    """The metric that chooses `checkpoint/best.safetensors`, any of `train.metrics` or pose_mse: of all held samples, or of one data set as
+    `<data set>/<metric>`. It is written with the next saved step. None: no weights are the best."""
+
+    @field_validator("best")
+    @classmethod
+    def _metric(cls, name: str | None) -> str | None:
+        if name is not None and (metric := name.rpartition("/")[2]) not in (*METRICS, POSE_MSE):
+            raise ValueError(f"unknown metric '{metric}'{did_you_mean(metric, METRICS)}")
+        return name
 
     @field_validator("datasets")
     @classmethod

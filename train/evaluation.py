@@ -13,10 +13,10 @@ from core.inference import Estimate
 from train.config import ValidationConfig
 from train.dataloader import limit_disparity, load_twice
 from train.datasets import SampleError
-from train.metrics import POSE_MSE, MetricSums
+from train.metrics import POSE_MSE, VALIDATED, MetricSums
 from train.sample import StereoSample
 from train.sources import Source
-from utils.errors import UserError
+from utils.errors import UserError, did_you_mean
 
 log = logging.getLogger("stereofoundry")
 
@@ -30,6 +30,12 @@ class ValidationSet:
         self.items = [(source, int(index)) for source in sources for index in source.indices[: config.max_samples]]
         self._size = config.size
         self._max_disparity = max_disparity
+        self.metrics = VALIDATED
+        if config.best is not None and len(self):
+            dataset, _, metric = config.best.rpartition("/")
+            if dataset and dataset not in self.counts():
+                raise UserError(f"validation.best: no held samples of '{dataset}'{did_you_mean(dataset, self.counts())}")
+            self.metrics = tuple(dict.fromkeys((*VALIDATED, *({metric} - {POSE_MSE}))))
 
     def __len__(self) -> int:
         return len(self.items)
@@ -80,7 +86,8 @@ def validate(
     reduce: sums a float64 tensor over the processes; all of them call this together.
     strict: raise UserError for a sample that cannot be read; otherwise the numbers are of the others, and `missing` says of how many not.
     """
-    sums, poses, missing = MetricSums(list(held.counts())), MetricSums(list(held.counts()), ["mse"]), 0
+    sums, poses = MetricSums(list(held.counts()), held.metrics), MetricSums(list(held.counts()), ["mse"])
+    missing = 0
     for position in range(rank, len(held), ranks):
         sample, name = held.load(position) if strict else held.load_if_there(position), [held.name(position)]
         if sample is None:

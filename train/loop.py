@@ -20,6 +20,7 @@ from tqdm import tqdm
 from core.inference import Estimate, estimate
 from train.dataloader import MixtureDataset, plan_batch, torch_seed
 from train.evaluation import constant_epe, constant_pose_mse, validate
+from train.marks import mark, marked, of_validation
 from train.metrics import POSE_MSE
 from train.preview import save_previews
 from train.run import Run
@@ -278,9 +279,13 @@ def report_validation(run: Run, done: int) -> None:
         if POSE_MSE in found:
             record["val/pose_mse_constant"] = constant_pose_mse(run.held)
     run.tracker.log(record, done)
+    best = run.best is not None and "missing" not in found and run.best.improved(found)  # numbers of other samples do not compare
     more = f", pose MSE {found[POSE_MSE]:.3g}" if POSE_MSE in found else ""
     more += f"; without {found['missing']:g} samples that cannot be read" if "missing" in found else ""
+    more += ", the best so far" if best else ""
     log.info("validation at step %d: EPE %.3f px, bad-1 %.1f %%, D1 %.1f %%%s", done, found["epe"], found["bad_1"], found["d1_all"], more)
+    if best and run.accelerator.is_main_process:
+        run.saver.hold(weights_of(run, done) | {"model": run.measured.state_dict(), "validation": of_validation(done, found)})
 
 
 def report_previews(run: Run, done: int) -> None:
@@ -316,13 +321,14 @@ def save(run: Run, done: int) -> None:
     means, metrics = run.means.state_dict(run.accelerator.gather), run.metrics.state_dict(run.accelerator.gather)
     if not run.accelerator.is_main_process:
         return
-    about = {"step": done, "model_config": run.config.model, "config": run.config.dump()}
-    weights = about | {"carried": run.carried}
+    weights = weights_of(run, done)
     scaler = run.accelerator.scaler
     parts: dict[str, dict[str, Any]] = {
         "model": weights | {"model": run.network.state_dict()},
-        "optimizer": about
-        | {
+        "optimizer": {
+            "step": done,
+            "model_config": run.config.model,
+            "config": run.config.dump(),
             "optimizer": run.optimizer.state_dict(),
             "lr_scheduler": run.schedule.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
@@ -343,12 +349,19 @@ def save(run: Run, done: int) -> None:
     run.saver.save(done, parts)
 
 
+def weights_of(run: Run, done: int) -> dict[str, Any]:
+    """What a file of weights of a step holds beside them."""
+    return {"step": done, "model_config": run.config.model, "config": run.config.dump(), "carried": run.carried}
+
+
 def finish(run: Run, done: int) -> None:
-    """Wait for the last checkpoint, hand the averaged weights to the trackers, and say where everything is or how to continue."""
+    """Wait for the last checkpoint, hand the best and the last weights to the trackers, and say where everything is or how to continue."""
     if not run.accelerator.is_main_process:
         return
     run.saver.finish()
     last = run.saver.newest
+    if last is not None:
+        mark(last)
     if run.stopped:
         saved = "" if last is not None and last.step == done else ", which is not saved, as --save_every 0 asks"
         how = f"to continue, --workspace {run.options.workspace} --checkpoint latest and the other options as they were"
@@ -356,7 +369,9 @@ def finish(run: Run, done: int) -> None:
     elif last is None:
         log.info("done; no checkpoint was saved, as --save_every 0 asks")
     else:
-        result = last.path("ema" if last.path("ema").exists() else "model")
         if run.config.trackers.log_checkpoints == "final":
-            run.tracker.artifact(result, "checkpoint")
-        log.info("done: weights in %s%s", result, "; `mlflow ui` shows the run" if run.options.enable_mlflow else "")
+            run.tracker.artifact(last.weights, "checkpoint")
+        if run.config.trackers.log_checkpoints != "none":
+            for path in marked(last.folder):
+                run.tracker.artifact(path, "checkpoint")
+        log.info("done: weights in %s%s", last.weights, "; `mlflow ui` shows the run" if run.options.enable_mlflow else "")

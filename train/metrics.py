@@ -18,6 +18,7 @@ METRICS = Registry("metric")
 SumCount = tuple[Tensor, Tensor]
 Gather = Callable[[Tensor], Tensor]
 POSE_MSE = "pose_mse"  # of `mse`, where it is of poses
+MORE_IS_BETTER = frozenset({"density", "1px", "3px", "5px", "fl-all"})  # of all others less
 VALIDATED = ("epe", "rmse", "bad_0.5", "bad_1", "bad_2", "bad_3", "d1", "d3", "d1_all")  # while training; `scores` takes what a suite names
 
 
@@ -110,6 +111,13 @@ def fl_all(prediction: Tensor, disparity: Tensor, valid: Tensor) -> SumCount:
     disparity, counts the others, and by `and`."""
     error = _error(prediction, disparity)
     return _sums(100.0 * ((error < 3) & (error < 0.05 * disparity)), valid)
+
+
+def better(name: str, value: float, than: float) -> bool:
+    """Whether one value of a metric (a name, also after that of a data set) beats another. NaN beats nothing, and all beats NaN."""
+    if math.isnan(value) or math.isnan(than):
+        return not math.isnan(value)
+    return value > than if name.rpartition("/")[2] in MORE_IS_BETTER else value < than
 
 
 def finish(name: str, total: float, count: float) -> float:

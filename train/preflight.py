@@ -80,12 +80,12 @@ def report_preflight(run: "Run") -> None:
     _warn(other_versions(everywhere))
     if not options.dry_run:
         size, kept = checkpoint_bytes(run), kept_steps(run) - len(run.checkpoints.records())
-        _warn(disk(options.workspace, size, kept, _free(existing(options.workspace))))
+        _warn(disk(options.workspace, size, kept, _free(existing(options.workspace)), beside=weight_bytes(run)))
 
 
-def disk(workspace: Path, size: int, kept: int, free: int) -> str | None:
-    """size: bytes of a checkpoint; kept: how many more there will be at once; free: bytes."""
-    if free >= size * kept:
+def disk(workspace: Path, size: int, kept: int, free: int, *, beside: int = 0) -> str | None:
+    """size: bytes of a checkpoint; kept: how many more there will be at once; beside: bytes of last.safetensors; free: bytes."""
+    if kept <= 0 or free >= size * kept + beside:
         return None
     return (
         f"{workspace}: {free / 2**30:.1f} GiB are free, and {kept} checkpoints of about {size / 2**30:.2f} GiB are still to come; make "
@@ -94,10 +94,14 @@ def disk(workspace: Path, size: int, kept: int, free: int) -> str | None:
 
 
 def checkpoint_bytes(run: "Run") -> int:
-    """About what the three files of a step take."""
-    weights = sum(value.numel() * value.element_size() for value in run.network.state_dict().values())
+    """About what the files of a step take, at most: where it has the best weights so far as well."""
     trained = sum(value.numel() * value.element_size() for value in run.network.parameters() if value.requires_grad)
-    return weights * (2 if run.ema is not None else 1) + trained * MOMENTS
+    copies = 1 + (run.ema is not None) + (run.best is not None)
+    return weight_bytes(run) * copies + trained * MOMENTS
+
+
+def weight_bytes(run: "Run") -> int:
+    return sum(value.numel() * value.element_size() for value in run.network.state_dict().values())
 
 
 def kept_steps(run: "Run") -> int:

@@ -16,6 +16,7 @@ from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs,
 from torch import Tensor, nn
 
 from core import MODELS
+from core.weight_files import read_file
 from train.anomaly import AnomalyDetector
 from train.checkpoint import SUFFIXES, Checkpoint, Checkpoints
 from train.compilation import compile_network
@@ -24,6 +25,7 @@ from train.dataloader import Mixture, TrainLoader, default_workers
 from train.ema import Ema, LastStatistics
 from train.evaluation import ValidationSet
 from train.losses import Objective
+from train.marks import Best, mark, unmark
 from train.metrics import Means, MetricSums
 from train.preflight import check_writable, claim_workspace, report_preflight
 from train.saving import Saver
@@ -111,6 +113,7 @@ class Run:
     sources: dict[str, str]  # part of the network -> where its first weights came from
     carried: dict[str, Tensor]  # entries of published weights that the network has no place for; every checkpoint holds them
     versions: dict[str, str]
+    best: Best | None  # None: nothing is measured, or no metric is named
     anomaly: AnomalyDetector | None = None
     claim: TextIO | None = None  # of the workspace, see `preflight.claim_workspace`; on the first process
     skipped: int = 0
@@ -187,6 +190,7 @@ def build_run(config: RunConfig, options: Options) -> Run:
         sources=begun.sources,
         carried=begun.carried,
         versions=versions(),
+        best=Best.of(config) if len(held) else None,
     )
     if start is not None and state is not None:
         restore(run, start, state)
@@ -336,6 +340,10 @@ def restore(run: Run, start: Checkpoint, state: dict[str, Any]) -> None:
         run.loader.broken |= state["broken"]
     run.first_step = state["step"]
     _report_differences(run, state)
+    best = start.best_so_far()
+    counts = best is not None and run.best is not None and run.best.resume(best, run.config)
+    if best is not None and counts and not start.inside(run.checkpoints) and run.accelerator.is_main_process:
+        run.saver.hold(read_file(best))  # goes with the first step that is saved there
 
 
 def _report_differences(run: Run, state: dict[str, Any]) -> None:
@@ -373,6 +381,8 @@ def _open_workspace(run: Run, start: Checkpoint | None, state: dict[str, Any] | 
         step = start.step if same_run else 0
         if (aside := run.checkpoints.rewind(step)) is not None:
             log.warning("continuing from step %d: the files of later checkpoints are now in %s", step, aside)
+        if not step:
+            unmark(run.checkpoints.folder)
     except OSError as error:
         raise UserError(f"{workspace}: cannot be written ({error.strerror}); pass a --workspace that can") from None
     run_id = state["run_id"] if state is not None and same_run else None
@@ -381,11 +391,14 @@ def _open_workspace(run: Run, start: Checkpoint | None, state: dict[str, Any] | 
     )
     run.tracker.start(params={**run.config.dump(), "options": run.options.dump(), "versions": run.versions})
     run.tracker.artifact(workspace / f"config{run.options.config_suffix}")
-    run.saver.newest = start if same_run else None
+    if same_run and start is not None:
+        run.saver.newest = start
+        mark(start)
 
 
 def _record_checkpoint(run: Run, checkpoint: Checkpoint) -> None:
-    """Tell the trackers of files that are on the disk."""
+    """Bring best.* and last.* up to date, and tell the trackers of files that are on the disk."""
+    mark(checkpoint)
     if run.config.trackers.log_checkpoints == "all":
         for path in filter(Path.exists, map(checkpoint.path, SUFFIXES)):
             run.tracker.artifact(path, "checkpoint")

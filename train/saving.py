@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core.weight_export import pack
 from train.checkpoint import Checkpoint, Checkpoints
 from train.config import CheckpointsConfig
 from utils.errors import UserError
+from utils.files import write_atomic
 
 log = logging.getLogger("stereofoundry")
 
@@ -24,13 +26,15 @@ class Saver:
 
     A disk that is full or closed does not stop the run: the copy of the last step that could not be written is kept, the next `save` takes
     its place, and `finish` tries once more. `published` is called by the thread after each step that was written, before older ones go.
+    Weights that were the best so far when they were measured are held until a step is written, which takes them along.
     """
 
     def __init__(self, checkpoints: Checkpoints, keep: CheckpointsConfig, published: Callable[[Checkpoint], None]) -> None:
         self.newest: Checkpoint | None = None
         self._checkpoints, self._keep, self._published = checkpoints, keep, published
-        self._snapshot = Snapshot()
+        self._snapshot, self._snapshot_of_best = Snapshot(), Snapshot()
         self._unsaved: tuple[int, Parts] | None = None
+        self._best: Mapping[str, Any] | None = None
         self._thread: threading.Thread | None = None
         self._bug: BaseException | None = None
 
@@ -40,6 +44,11 @@ class Saver:
         self._unsaved = step, self._snapshot.take(parts)
         self._thread = threading.Thread(target=self._write, name="checkpoint writer", daemon=True)  # a second Ctrl-C does not wait for it
         self._thread.start()
+
+    def hold(self, best: Mapping[str, Any]) -> None:
+        """Weights in place of those held before. Returns once they are copied, and waits as `save` does."""
+        self.wait()
+        self._best = self._snapshot_of_best.take(best)
 
     def wait(self) -> None:
         """Until nothing is being written. Raises what no disk can cause."""
@@ -53,6 +62,8 @@ class Saver:
         """Wait for the last step, and try again where it could not be written. Raises UserError when it still cannot."""
         self.wait()
         if self._unsaved is None:
+            if self._best is not None and self.newest is not None and self._best["step"] == self.newest.step:  # measured after it was saved
+                self._write_best(self.newest, self._best)
             return
         step = self._unsaved[0]
         self._write()
@@ -64,12 +75,18 @@ class Saver:
                 "with --checkpoint latest"
             )
 
+    def _write_best(self, checkpoint: Checkpoint, best: Mapping[str, Any]) -> None:
+        try:
+            write_atomic(checkpoint.path("best"), pack(best))
+        except OSError as error:
+            log.warning("%s: cannot be written (%s)", checkpoint.path("best"), error.strerror or error)
+
     def _write(self) -> None:
         assert self._unsaved is not None
         step, parts = self._unsaved
         try:
-            self.newest = self._checkpoints.write(step, parts)
-            self._unsaved = None
+            self.newest = self._checkpoints.write(step, parts if self._best is None else {**parts, "best": self._best})
+            self._unsaved = self._best = None
             self._published(self.newest)
             self._checkpoints.prune(self._keep.keep_last, self._keep.keep_every)
         except OSError as error:

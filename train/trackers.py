@@ -23,6 +23,7 @@ log = logging.getLogger("stereofoundry")
 CAPACITY = 1000  # calls that wait for a slow server; the oldest go first
 PATIENCE_S = 60.0  # at the end of a run, for what still waits
 PATIENCE_FAILING_S = 5.0  # the same where the last call failed
+METRICS_FILE = "metrics.jsonl"
 RUN_FILE = "mlflow_run.json"
 
 
@@ -100,7 +101,7 @@ def build_trackers(
     """
     from train.tracker_backends import MlflowTracker, TensorBoardTracker
 
-    trackers: list[Tracker] = [JsonLinesTracker(workspace / "metrics.jsonl", step=step)]
+    trackers: list[Tracker] = [JsonLinesTracker(workspace / METRICS_FILE, step=step)]
     if enable_mlflow:
         remember = workspace / RUN_FILE
         name, wanted = config.run_name or workspace.resolve().name, run_id or (remembered(remember) if step else None)
@@ -173,10 +174,13 @@ class JsonLinesTracker(Tracker):
             log.warning("%s: cannot be written (%s); the run goes on", self.path, error.strerror or error)
 
 
-def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """The complete lines of a `metrics.jsonl`, each with "step", "time" and its metrics (None where one was not finite)."""
+def read_metrics(path: Path, holding: str = "") -> Iterator[dict[str, Any]]:
+    """The complete lines of a `metrics.jsonl`, each with "step", "time" and its metrics (None where one was not finite).
+
+    holding: a text of the lines that are meant.
+    """
     with path.open(encoding="utf-8", errors="replace") as file:
-        yield from (found for line in file if (found := _parse(line)) is not None)
+        yield from (found for line in file if holding in line and (found := _parse(line)) is not None)
 
 
 def _parse(line: str) -> dict[str, Any] | None:

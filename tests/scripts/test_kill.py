@@ -22,6 +22,7 @@ from train.checkpoint import Checkpoint, Checkpoints
 log = logging.getLogger("tests.kill")
 
 KEEP_LAST = 3
+STAGED = ".[0-9]*.tmp"  # the hidden folder of a step
 
 
 class Command:
@@ -109,15 +110,15 @@ def moments(checkpoints, metrics, generator, count):
         left_over = [True]  # by the last kill, until it has been seen to be gone
 
         def happened():
-            there = any(checkpoints.folder.glob(".*.tmp"))
+            there = any(checkpoints.folder.glob(STAGED))
             left_over[0] = left_over[0] and there
             return there and not left_over[0]
 
         return happened
 
     def new_record():
-        known = set(checkpoints.folder.glob("*.json"))
-        return lambda: set(checkpoints.folder.glob("*.json")) - known
+        known = set(checkpoints.folder.glob("0*.json"))
+        return lambda: set(checkpoints.folder.glob("0*.json")) - known
 
     waits = {
         "any moment": (some_steps, 0.6),
@@ -155,7 +156,7 @@ def kill_again_and_again(start, tmp_path, kills, steps, seed):
         newest = max(records, default=0)
         assert set(range(10, newest + 1, 10)) <= records.keys() and set(range(newest, 0, -2)[:KEEP_LAST]) <= records.keys()
         fell[name] += 1
-        torn += any(checkpoints.folder.glob(".*.tmp")) if checkpoints.folder.exists() else 0
+        torn += any(checkpoints.folder.glob(STAGED)) if checkpoints.folder.exists() else 0
         log.info("kill %d, %s, %.3f s later: newest complete %d, %s", kill + 1, name, delay, newest, sorted(records))
     assert start([*options, "--workspace", "run"]).wait() == 0, (tmp_path / "output.txt").read_text()
     assert_same_run(tmp_path / "whole", tmp_path / "run", steps)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.core.networks import TINIES
-from tests.scripts.tiny import assert_same, assert_same_run, logged, weights
+from tests.scripts.tiny import assert_same, assert_same_run, logged, marked, weights
 from train import loop
 from train import run as run_module
 from train.checkpoint import Checkpoints
@@ -102,7 +102,7 @@ def test_a_second_interrupt_ends_the_run_at_once(train, tiny, tmp_path, stopping
     stopping(1, signal.SIGINT, signal.SIGINT)
     outcome = train("--config", tiny, *COMMON, "--num_iterations", 3, "--save_every", 1, "--workspace", "run")
     assert outcome.code == 1 and "Aborted" in outcome.output
-    assert sorted(path.name for path in (tmp_path / "run" / "checkpoint").glob("*.json"))[-1] == "00000001.json"
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoint").glob("0*.json"))[-1] == "00000001.json"
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
@@ -140,9 +140,11 @@ def test_a_disk_that_is_full_for_a_while_costs_checkpoints_and_nothing_else(trai
     assert outcome.code == 0, outcome.output
     for step in (2, 3):
         assert outcome.output.count(f"the checkpoint of step {step} cannot be written (File too large); the run goes on") == 1
-    assert {path.name for path in (tmp_path / "run" / "checkpoint").glob("*.json")} == {"00000001.json", "00000004.json"}
+    assert {path.name for path in (tmp_path / "run" / "checkpoint").glob("0*.json")} == {"00000001.json", "00000004.json"}
     for part in ("", "_ema"):
         assert_same(weights(tmp_path / "whole", 4, part), weights(tmp_path / "run", 4, part))
+    for name in ("last.json", "last.safetensors"):
+        assert marked(tmp_path / "whole" / "checkpoint" / name) == marked(tmp_path / "run" / "checkpoint" / name)
 
 
 def test_a_disk_that_stays_full_ends_in_an_error_with_the_last_good_step_in_place(train, tiny, tmp_path, full_disk):

@@ -53,7 +53,9 @@ def test_a_run_leaves_checkpoints_configuration_metrics_and_previews(train, tiny
     run = tmp_path / "run"
     names = {path.name for path in (run / "checkpoint").iterdir()}
     parts = (".pt", "_optimizer.pt", "_ema.pt", ".json")
-    assert names == {f"{step:08d}{part}" for step in (2, 4) for part in parts} | {"latest.pt"}
+    marks = {f"{name}{suffix}" for name in ("best", "last") for suffix in (".safetensors", ".json")}
+    numbered = {name for name in names if not name.endswith("_best.safetensors")}
+    assert numbered == {f"{step:08d}{part}" for step in (2, 4) for part in parts} | {"latest.pt"} | marks
     for name in names:
         if name.endswith(".pt"):
             torch.load(run / "checkpoint" / name, weights_only=True)

@@ -1,9 +1,11 @@
 """A network small enough to train in seconds, and what tests ask of its runs."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from train.trackers import read_metrics
 
@@ -55,7 +57,8 @@ def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor])
 
 
 def assert_same_run(first: Path, second: Path, step: int) -> None:
-    """All that a step left in two workspaces, bit for bit: weights, averages, optimizer, schedule, counters, and every logged number."""
+    """All that a step left in two workspaces, bit for bit: weights, averages, optimizer, schedule, counters, the best and the last weights
+    with their metrics, and every logged number."""
     for part in ("", "_ema", "_optimizer"):
         contents = [torch.load(folder / "checkpoint" / f"{step:08d}{part}.pt", weights_only=True) for folder in (first, second)]
         for content in contents:
@@ -63,8 +66,19 @@ def assert_same_run(first: Path, second: Path, step: int) -> None:
                 content.pop(key, None)
         different = list(_differences(*contents))
         assert not different, f"{part or 'weights'}: {len(different)} entries differ, such as {different[:3]}"
+    for name in ("best.json", "last.json", "best.safetensors", "last.safetensors"):
+        marks = [folder / "checkpoint" / name for folder in (first, second)]
+        there = [path.exists() for path in marks]
+        assert there[0] == there[1] and (not there[0] or marked(marks[0]) == marked(marks[1])), name
     ours, theirs = logged(first), logged(second)
     assert ours == theirs
+
+
+def marked(path: Path) -> object:
+    """Of best.* or last.* what does not depend on where and how a run was started."""
+    if path.suffix == ".json":
+        return {key: value for key, value in json.loads(path.read_text()).items() if key != "sha256"}
+    return {key: value.tolist() for key, value in load_file(path).items()}
 
 
 def _differences(first: object, second: object, at: str = "") -> Iterator[str]:

@@ -1,9 +1,12 @@
 """A server with as much of MLflow's REST interface as a run uses, that can be slow, broken, or gone."""
 
+import itertools
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlparse
+
+NUMBERS = itertools.count(1)  # no id twice in a process: MLflow's client remembers where the artifacts of a run are
 
 
 class MlflowServer:
@@ -71,7 +74,7 @@ class MlflowServer:
             case "experiments/get-by-name":
                 return 200, {"experiment": {"experiment_id": "1", "name": body["experiment_name"], "lifecycle_stage": "active"}}
             case "runs/create":
-                name = f"{len(self.runs) + 1:032x}"
+                name = f"{next(NUMBERS):032x}"
                 run = self.runs[name] = {"params": {}, "tags": {}, "status": "RUNNING", "metrics": [], "run_name": body.get("run_name")}
                 return 200, {"run": self._run(name, run)}
             case _ if run is None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from core.weight_files import read_file
-from train.checkpoint import Checkpoints
+from train.checkpoint import Checkpoint, Checkpoints
 from utils.errors import UserError
 from utils.files import remove_leftovers
 
@@ -141,6 +141,49 @@ def test_old_steps_go_only_as_retention_says(checkpoints):
     assert listing(checkpoints.folder) == {"latest.pt"}.union(*map(names, checkpoints.steps()))
     checkpoints.prune(2, None)
     assert checkpoints.steps() == [90, 100] and checkpoints.latest().step == 100
+
+
+# ---- the best weights so far ------------------------------------------------------------------------------------------------------------
+
+
+def best(value):
+    return {"model": {"w": torch.tensor([float(value)])}, "model_config": {}, "config": {}, "carried": {}, "step": value}
+
+
+def bests(checkpoints):
+    """Step -> the step of its best weights."""
+    found = {step: Checkpoint(checkpoints.folder, step).best_so_far() for step in checkpoints.steps()}
+    return {step: None if path is None else read_file(path)["step"] for step, path in found.items()}
+
+
+def test_the_best_weights_go_with_a_step_and_are_those_of_later_ones(checkpoints):
+    checkpoints.write(10, PARTS)
+    checkpoints.write(20, PARTS | {"best": best(15)})
+    checkpoints.write(30, PARTS)
+    assert listing(checkpoints.folder) == {"latest.pt", "00000020_best.safetensors"}.union(*map(names, (10, 20, 30)))
+    assert bests(checkpoints) == {10: None, 20: 15, 30: 15}
+    assert set(checkpoints.records()[20]) == names(20) - {"00000020.json"}
+    flip_a_bit(checkpoints.folder / "00000020_best.safetensors")
+    assert checkpoints.latest().step == 30 and checkpoints.find("20").step == 20  # a run goes on without them
+
+
+def test_retention_keeps_the_best_weights_of_every_step_that_it_keeps(checkpoints):
+    for step, its in {10: best(5), 20: best(15), 30: None, 40: None, 50: best(45), 60: best(55), 70: None}.items():
+        checkpoints.write(step, PARTS if its is None else PARTS | {"best": its})
+        checkpoints.prune(2, 40)
+    assert bests(checkpoints) == {40: 15, 60: 55, 70: 55}
+    kept = {path.name for path in checkpoints.folder.glob("*_best.safetensors")}
+    assert kept == {"00000020_best.safetensors", "00000060_best.safetensors"}
+    assert checkpoints.records().keys() == {40, 60, 70}
+
+
+def test_going_back_the_best_is_that_of_the_step(checkpoints):
+    for step, its in {10: best(5), 20: best(15), 30: None, 40: best(35)}.items():
+        checkpoints.write(step, PARTS if its is None else PARTS | {"best": its})
+    aside = checkpoints.rewind(30)
+    assert bests(checkpoints) == {10: 5, 20: 15, 30: 15} and "00000040_best.safetensors" in listing(aside)
+    aside = checkpoints.rewind(10)
+    assert bests(checkpoints) == {10: 5} and "00000020_best.safetensors" in listing(aside)
 
 
 # ---- killed -----------------------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from train.metrics import METRICS, Means, MetricSums, finish
+from train.metrics import METRICS, Means, MetricSums, better, finish
 from utils.errors import UserError
 
 ERRORS = ["epe", "rmse", "bad_0.5", "bad_1", "bad_2", "bad_3", "bad_4", "d1", "d3", "d1_all", "relepe", "mae", "mse"]
@@ -79,6 +79,14 @@ def test_a_broken_prediction_is_an_error_and_not_dropped(name, broken):
 def test_half_precision_predictions_are_widened_first(name):
     total, _ = METRICS[name]((TRUTH + ERROR).bfloat16(), TRUTH, VALID)
     assert total.dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_which_of_two_values_is_better(name):
+    low, high = (1.0, 2.0) if name in ERRORS else (2.0, 1.0)
+    for called in (name, f"made/{name}"):
+        assert better(called, low, high) and not better(called, high, low) and not better(called, low, low)
+        assert better(called, high, math.nan) and not better(called, math.nan, high) and not better(called, math.nan, math.nan)
 
 
 def two_samples():

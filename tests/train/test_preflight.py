@@ -19,6 +19,12 @@ def test_a_disk_for_all_checkpoints_is_not_mentioned():
     assert "19.0 GiB are free, and 10 checkpoints of about 2.00 GiB" in preflight.disk(Path("run"), 2 * GIB, 10, 19 * GIB)
 
 
+def test_the_last_weights_beside_them_count_once_and_only_with_a_checkpoint():
+    assert preflight.disk(Path("run"), 2 * GIB, 10, 21 * GIB, beside=GIB) is None
+    assert "20.0 GiB are free" in preflight.disk(Path("run"), 2 * GIB, 10, 20 * GIB, beside=GIB)
+    assert preflight.disk(Path("run"), 2 * GIB, 0, 0, beside=GIB) is None
+
+
 def test_shared_memory_holds_what_the_workers_load_ahead():
     assert preflight.shared_memory(4, 4, 10 * 2**20, 200 * 2**20) is None
     line = preflight.shared_memory(4, 4, 10 * 2**20, 64 * 2**20)  # docker's default; 4 workers x (4 ahead + 1 at hand) x 10 MiB

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from core.weight_files import read_file
 from train.checkpoint import Checkpoints
 from train.config import CheckpointsConfig
 from train.saving import Saver, Snapshot
@@ -119,6 +120,41 @@ def test_the_last_step_is_tried_again_at_the_end(saver):
         saver.wait()
     saver.finish()
     assert saver.newest.step == 40 and torch.equal(saver.newest.load("model")["model"]["w"], torch.full((100_000,), 40.0))
+
+
+def best(step):
+    return {"model": {"w": torch.full((100_000,), float(step))}, "model_config": {}, "step": step}
+
+
+def test_the_best_weights_are_those_of_their_moment_and_wait_for_a_step_that_is_written(saver):
+    saver, found = saver(), best(5)
+    saver.hold(found)
+    found["model"]["w"].fill_(7)
+    with full_disk():
+        saver.save(10, parts(10))
+        saver.wait()
+    saver.save(20, parts(20))
+    saver.hold(best(25))  # waits until 20 is written, which takes the first ones
+    assert torch.equal(read_file(saver.newest.path("best"))["model"]["w"], torch.full((100_000,), 5.0))
+    saver.hold(best(26))
+    saver.save(30, parts(30))
+    saver.save(40, parts(40))
+    saver.finish()
+    kept = {path.name: read_file(path)["step"] for path in sorted(saver._checkpoints.folder.glob("*_best.safetensors"))}
+    assert kept == {"00000020_best.safetensors": 5, "00000030_best.safetensors": 26}
+
+
+@pytest.mark.parametrize(("measured", "there"), [(10, True), (15, False)])
+def test_measured_after_its_step_was_saved_the_best_is_added_to_it_and_to_no_other(saver, caplog, measured, there):
+    saver = saver()
+    saver.save(10, parts(10))
+    saver.wait()
+    saver.hold(best(measured))
+    with full_disk():
+        saver.finish()
+    assert ("00000010_best.safetensors: cannot be written" in caplog.text) == there
+    saver.finish()
+    assert saver.newest.path("best").exists() == there
 
 
 def test_a_last_step_that_cannot_be_written_is_an_error_and_the_one_before_stays(saver):
