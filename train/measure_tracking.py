@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+from core.weight_files import newest_weights, read_about
 from train.measure import Record
 from train.predictors import SGBM
 from train.trackers import RUN_FILE, remembered
@@ -43,6 +44,9 @@ def find_workspace(path: Path) -> Path | None:
 
 
 def step_of(path: Path) -> int:
-    """The step in a checkpoint's name, 0 where there is none."""
+    """That of a checkpoint, by its name or by what it says itself; of a workspace that of its newest; 0 where there is none."""
+    path = newest_weights(path) if path.is_dir() else path
+    if path.suffix == ".safetensors":
+        return int(read_about(path).get("step") or 0)
     digits = path.stem.partition("_")[0]
     return int(digits) if digits.isdigit() else 0

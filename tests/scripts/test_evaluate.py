@@ -16,7 +16,10 @@ from click.testing import CliRunner
 from core import build_model, load_model
 from scripts.evaluate import main
 from tests.scripts.tiny import ROOT, TINY
+from train.checkpoint import Checkpoints
 from train.datasets.synthetic import Synthetic
+from train.marks import mark
+from train.measure_tracking import step_of
 from utils.images import read_image, write_image
 
 SCENES = 3
@@ -174,6 +177,17 @@ def test_results_reach_the_run_that_the_weights_are_of(scenes, weights_file, tmp
     assert result.exit_code == 0 and "recorded in MLflow: abc" in result.output, result.output
     ((run, step, numbers),) = logged
     assert (run, step) == ("abc", 5) and numbers["eval/scenes/it3/epe"] > 0
+
+
+def test_a_result_is_of_the_step_that_its_weights_are_of(weights_file, tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoint")
+    content = torch.load(weights_file, weights_only=True)
+    best = content | {"step": 7, "validation": {"step": 7, "metrics": {"epe": 1.0}}}
+    at = content | {"step": 10}
+    mark(checkpoints.write(10, {"model": at, "optimizer": {}, "ema": at, "best": best}))
+    for name, step in (("checkpoint/best.safetensors", 7), ("checkpoint/last.safetensors", 10), (".", 10), ("checkpoint/00000010.pt", 10)):
+        assert step_of(tmp_path / name) == step, name
+    assert step_of(weights_file.parent / "weights.pth") == 0
 
 
 def refused(result, *words):

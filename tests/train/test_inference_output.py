@@ -39,6 +39,8 @@ def test_every_file_reads_back(tmp_path):
     assert raw.dtype == np.uint16 and raw.tolist() == [[1000, 2000, 0], [4000, 500, 30000]]
     assert (np.load(tmp_path / "disparity.npy") == DISPARITY).all() and (read_pfm(tmp_path / "disparity.pfm") == DISPARITY).all()
     assert np.load(tmp_path / "depth.npy") == pytest.approx(DEPTH) and read_pfm(tmp_path / "depth.pfm") == pytest.approx(DEPTH)
+    assert (cv2.imread(str(tmp_path / "disparity.pfm"), cv2.IMREAD_UNCHANGED) == DISPARITY).all()  # OpenCV has a reader of its own
+    assert cv2.imread(str(tmp_path / "depth.pfm"), cv2.IMREAD_UNCHANGED) == pytest.approx(DEPTH)
     millimetres = cv2.imread(str(tmp_path / "depth.png"), cv2.IMREAD_UNCHANGED)
     assert millimetres.tolist() == [[1000, 667, 0], [400, 1333, 65]]
     assert cv2.imread(str(tmp_path / "colour.png")).shape == (2, 3, 3)
