@@ -1,13 +1,15 @@
 """Every mask, range and way of averaging on images a few pixels large, the numbers worked out by hand."""
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from train.metrics import METRICS
 from train.sample import StereoSample
-from train.scores import Protocol, average, mean, near_edges, quantile, region, score
+from train.scores import QUANTILES, Mask, Protocol, average, mean, near_edges, quantile, region, score
 
 NAN = math.nan
 
@@ -78,6 +80,44 @@ def test_images_weigh_alike_or_pixels_do():
         protocol = Protocol(averaging=averaging, metrics=("epe", "rmse", "bad_2"))
         scores = [score(few.disparity + 4, few, protocol), score(many.disparity + 1, many, protocol)]
         assert average(scores, protocol) == pytest.approx({"epe": epe, "rmse": rmse, "bad_2": bad})
+
+
+# What a pixel of ground truth 20 counts for, by its error, worked out by hand.
+BY_ERROR = {
+    0.25: {
+        "epe": 0.25, "rmse": 0.25, "bad_0.5": 0, "bad_1": 0, "bad_2": 0, "bad_3": 0, "bad_4": 0, "d1": 0, "d3": 0, "d1_all": 0,
+        "relepe": 0.0125, "density": 100, "mae": 0.25, "1px": 1, "3px": 1, "5px": 1, "fl-all": 100, "a90": 0.25, "a95": 0.25, "a99": 0.25,
+    },
+    3.5: {
+        "epe": 3.5, "rmse": 3.5, "bad_0.5": 100, "bad_1": 100, "bad_2": 100, "bad_3": 100, "bad_4": 0, "d1": 100, "d3": 100, "d1_all": 100,
+        "relepe": 0.175, "density": 100, "mae": 3.5, "1px": 0, "3px": 0, "5px": 1, "fl-all": 0, "a90": 3.5, "a95": 3.5, "a99": 3.5,
+    },
+}  # fmt: skip
+
+
+def pixels_of(mask, count, error):
+    """An image and its prediction with `count` pixels in the mask, all of one error; what lies outside of it is 99 px wrong."""
+    truth, occluded = np.full(30, 20, np.float32), np.zeros(30, bool)
+    truth[0] = 23  # beyond the range, and the other side of an edge
+    meant = np.arange(30) - 1 < count
+    valid = meant | (np.arange(30) == 25) & (mask != "all")
+    occluded[meant if mask == "occ" else 25] = mask in ("occ", "noc")
+    return image(truth, occluded, valid), np.where(meant, truth + error, truth + 99)[None]
+
+
+@pytest.mark.parametrize("averaging", ["image", "pooled"])
+@pytest.mark.parametrize("mask", get_args(Mask))
+def test_every_metric_under_every_mask_and_rule_by_hand(mask, averaging):
+    low, high = BY_ERROR.values()
+    assert low.keys() == high.keys() == {*METRICS, *QUANTILES}
+    protocol = Protocol(mask=mask, max_disparity=22, averaging=averaging, metrics=tuple(low))
+    scores = [score(prediction, sample, protocol) for sample, prediction in (pixels_of(mask, 1, 0.25), pixels_of(mask, 4, 3.5))]
+    assert [one.values for one in scores] == [pytest.approx(low), pytest.approx(high)]
+    expected = {name: (low[name] + high[name]) / 2 for name in low}  # two images
+    if averaging == "pooled":  # five pixels; 90, 95 and 99 % of them are five
+        expected = {name: (low[name] + 4 * high[name]) / 5 for name in low} | dict.fromkeys(QUANTILES, 3.5)
+        expected["rmse"] = math.sqrt((0.0625 + 4 * 12.25) / 5)
+    assert average(scores, protocol) == pytest.approx(expected, abs=1 / 64 if averaging == "pooled" else 1e-6)
 
 
 def test_pooled_quantiles_are_right_to_a_64th_of_a_pixel():
