@@ -93,7 +93,7 @@ def plot_sparsification(path: Path, records: Sequence[Record], keys: Sequence[st
 
 
 def plot_sweep(path: Path, records: Sequence[Record], labels: Sequence[str]) -> None:
-    """Each number against refinement iterations, a line for each count of cascades and each model."""
+    """Each number against refinement iterations, a line for each count of cascades and each model; dashed where none were asked."""
     lines: dict[str, list[Record]] = {}
     for record in records:
         lines.setdefault(f"{record.about['model']}, cascades {record.about['cascades']}", []).append(record)
@@ -102,7 +102,12 @@ def plot_sweep(path: Path, records: Sequence[Record], labels: Sequence[str]) -> 
         for axis, label in zip(axes, [*shown, "s per pair"], strict=True):
             for name, points in lines.items():
                 values = [point.seconds if label == "s per pair" else point.mean.get(label, math.nan) for point in points]
-                axis.plot([point.about["iterations"] or 0 for point in points], values, marker="o", label=name)
+                iterations = [point.about["iterations"] for point in points]
+                if None in iterations:
+                    axis.axhline(values[0], linestyle="--", color=axis.plot([], [], "--", label=name)[0].get_color())
+                else:
+                    axis.plot(iterations, values, marker="o", label=name)
+            axis.xaxis.get_major_locator().set_params(integer=True)
             axis.set(xlabel="iterations", ylabel=label)
         axes[0].legend(fontsize="small")
 
