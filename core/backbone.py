@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.blocks import ConvNormAct, ResidualBlock, UpConcat, at_least_float32
-from core.checkpointing import checkpointed
+from core.checkpointing import Level, by_level
 from utils.errors import UserError, did_you_mean
 
 STRIDES = [4, 8, 16, 32]
@@ -133,7 +133,7 @@ class MonocularBranch(nn.Module):
         self.vit: Any = timm.create_model(settings.name, pretrained=False, num_classes=0, img_size=PATCH * TABLE)
         self.decoder = DepthDecoder(dim=settings.dim, widths=settings.widths, fusion=settings.fusion)
         self.frozen: frozenset[str] = frozenset()
-        self.gradient_checkpointing = False
+        self.checkpointing: Level = "none"
 
     def freeze_(self, parts: frozenset[str]) -> None:
         """Freeze exactly `parts` (of "vit", "decoder") and make the others trainable."""
@@ -168,7 +168,7 @@ class MonocularBranch(nn.Module):
         x = x + self._position(height, width)
         maps = []
         for index, block in enumerate(vit.blocks):
-            x = checkpointed(block, x, enabled=self.gradient_checkpointing, modules=(block,))
+            x = by_level(self.checkpointing, block, x, modules=(block,))
             if index in self.layers:
                 maps.append(vit.norm(x)[:, 1:].transpose(1, 2).unflatten(2, (height, width)))
             if index == self.layers[-1]:
@@ -231,10 +231,11 @@ class Backbone(nn.Module):
             ResidualBlock(finest, finest, norm="instance"),
         )
         self.widths = (finest, 2 * c8, 2 * c16, c32)
+        self.checkpointing: Level = "none"
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor | None]:
         """(B, 3, H, W), normalised, to four maps fine to coarse and the monocular feature (B, F/2, h, w), None without a ViT."""
-        x4, x8, x16, x32 = self.cnn(images)
+        x4, x8, x16, x32 = by_level(self.checkpointing, self.cnn, images, modules=(self.cnn,))
         x16 = self.up16(x32, x16)
         x8 = self.up8(x16, x8)
         x4 = self.up4(x8, x4)
@@ -242,4 +243,4 @@ class Backbone(nn.Module):
         if self.monocular is not None:
             monocular = self.monocular(images)
             x4 = torch.cat([x4, monocular.to(x4.dtype)], 1)
-        return [self.fuse(x4), x8, x16, x32], monocular
+        return [by_level(self.checkpointing, self.fuse, x4), x8, x16, x32], monocular

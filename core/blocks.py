@@ -15,6 +15,7 @@ Norm = Literal["batch", "instance", "none"]
 BatchNormPolicy = Literal["train", "frozen_statistics", "frozen"]
 Width = Annotated[int, Field(gt=0, le=4096)]  # channels that a configuration may ask for; beyond, one layer takes gigabytes
 
+SLOPE = 0.01  # of LeakyReLU
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 BATCH = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -29,6 +30,12 @@ def float32_island(tensor: Tensor) -> torch.autocast:
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Half precisions become float32; float64 stays what it is, so that a model in float64 is one throughout."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def laid_out_like(x: Tensor, volume: Tensor) -> Tensor:
+    """`x` (B, C, ., ., .) in memory as `volume` is, channels last or first: arithmetic on two layouts is several times as slow."""
+    last = volume.is_contiguous(memory_format=torch.channels_last_3d)
+    return x.contiguous(memory_format=torch.channels_last_3d if last else torch.contiguous_format)
 
 
 def make_norm(norm: Norm, channels: int, dims: int = 2) -> nn.Module:
@@ -50,7 +57,7 @@ def keep_batch_norm(model: nn.Module, policy: BatchNormPolicy) -> None:
 
 
 class ConvNormAct(nn.Module):
-    """Convolution without bias, norm, LeakyReLU(0.01); `transposed` means kernel 4, stride 2: twice the size."""
+    """Convolution without bias, norm, LeakyReLU; `transposed` means kernel 4, stride 2: twice the size."""
 
     def __init__(
         self, inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1, dims: int = 2, norm: Norm = "batch", transposed: bool = False
@@ -63,7 +70,7 @@ class ConvNormAct(nn.Module):
         self.norm = make_norm(norm, outputs, dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(self.norm(self.conv(x)), 0.01, inplace=True)
+        return F.leaky_relu(self.norm(self.conv(x)), SLOPE, inplace=not isinstance(self.norm, nn.Identity))
 
 
 class BasicBlock(nn.Module):
@@ -133,4 +140,4 @@ class FeatureGate(nn.Module):
     def forward(self, volume: Tensor, features: Tensor) -> Tensor:
         """volume: (B, V, D, h, w); features: (B, C, h, w)."""
         gate = self.expand(self.reduce(features)).sigmoid()
-        return volume * gate.unsqueeze(2)  # the same for every disparity
+        return volume * laid_out_like(gate.unsqueeze(2), volume)  # the same for every disparity

@@ -3,6 +3,7 @@
 The refinement itself is in `update.py`.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.blocks import ConvNormAct, ResidualBlock, two_blocks
-from core.checkpointing import checkpointed
+from core.checkpointing import Level, by_level
 
 
 class Context(NamedTuple):
@@ -67,7 +68,7 @@ class ContextNetwork(nn.Module):
         self.context = nn.ModuleList(self._head(quarter, hidden, level) for level in range(levels))
         self.channel_attention = ChannelAttention(hidden)
         self.spatial_attention = SpatialAttention()
-        self.gradient_checkpointing = False
+        self.checkpointing: Level = "none"
 
     @staticmethod
     def _head(inputs: int, outputs: int, level: int) -> nn.Sequential:
@@ -75,15 +76,11 @@ class ContextNetwork(nn.Module):
         conv = nn.Conv2d(inputs, outputs, 3, padding=1)
         return nn.Sequential(ResidualBlock(inputs, inputs, norm="batch"), conv) if level < 2 else nn.Sequential(conv)
 
-    def _trunk(self, image: Tensor) -> Tensor:
-        x = F.relu(self.norm(self.conv(image)), inplace=True)
-        for stage in self.stages:
-            x = stage(x)
-        return x
-
     def forward(self, image: Tensor, monocular: Tensor | None) -> Context:
         """image: (B, 3, H, W), normalised; monocular: (B, F/2, h, w) or None for a network without it."""
-        x = checkpointed(self._trunk, image, enabled=self.gradient_checkpointing, modules=(self,))
+        x = self._run(lambda x: F.relu(self.norm(self.conv(x)), inplace=True), image, self.norm)
+        for block in (block for stage in self.stages for block in stage):
+            x = self._run(block, x, block)
         if monocular is not None:
             x = torch.cat([x, monocular.to(x.dtype)], 1)
         levels = [self.fuse(x)]
@@ -93,3 +90,6 @@ class ContextNetwork(nn.Module):
         context = [F.relu(head(x)) for head, x in zip(self.context, levels, strict=True)]
         context = [self.channel_attention(x) * x for x in context]
         return Context(hidden, context, [self.spatial_attention(x) for x in context])
+
+    def _run(self, function: Callable[[Tensor], Tensor], x: Tensor, module: nn.Module) -> Tensor:
+        return by_level(self.checkpointing, function, x, modules=(module,))

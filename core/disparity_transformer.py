@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from core.blocks import laid_out_like
+
 HEADS = 4
 PATCH = 4
 LAYERS = 4
@@ -84,4 +86,5 @@ class DisparityTransformer(nn.Module):
 
     def forward(self, volume: Tensor) -> Tensor:
         """(B, V, D, h, w) to the same."""
-        return F.interpolate(self.attend(self.patches(volume)), size=volume.shape[-3:], mode="trilinear", align_corners=False)
+        patches = laid_out_like(self.attend(self.patches(volume)), volume)
+        return F.interpolate(patches, size=volume.shape[-3:], mode="trilinear", align_corners=False)

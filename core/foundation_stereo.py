@@ -3,8 +3,8 @@
 The parts live in the files they are imported from; pretrained weights of the backbone in `pretrained.py`, inference in `inference.py`.
 """
 
-from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from core import inference
 from core.backbone import Backbone, MonocularPart
 from core.blocks import BatchNormPolicy, Width, keep_batch_norm
-from core.checkpointing import checkpointed
+from core.checkpointing import Level, by_level
 from core.context import ContextNetwork
 from core.correlation import Implementation, Lookup, lookup_channels
 from core.cost_volume import CostVolume, DisparityClassifier
@@ -30,6 +30,16 @@ from utils.errors import UserError
 MEAN = (0.485, 0.456, 0.406)  # ImageNet, RGB
 STD = (0.229, 0.224, 0.225)
 
+Part = Literal["backbone", "context", "volume", "aggregation", "iterations", "upsampling"]
+SAVING: dict[Part, Level] = {  # measured: see README.md of this room
+    "backbone": "all",
+    "context": "cheap",
+    "volume": "all",
+    "aggregation": "cheap",
+    "iterations": "cheap",
+    "upsampling": "all",
+}
+
 
 class FoundationStereo(nn.Module):
     """Stereo matching with a monocular prior. The defaults are the published widths; `vit_size` "vitl" is the larger released model.
@@ -44,6 +54,8 @@ class FoundationStereo(nn.Module):
     padding = 32  # what `infer` pads to
     stride = 4  # of the working grid
     offers = frozenset({"initial"})  # what the output holds beside the disparities
+    make_lookup: type = Lookup
+    at_once = 4  # iterations that are brought to full size in one call
 
     def __init__(
         self,
@@ -92,6 +104,10 @@ class FoundationStereo(nn.Module):
             BatchNormPolicy, Field(description="in training: train; frozen_statistics: running ones are used; frozen: weights too")
         ] = "train",
         sync_batchnorm: Annotated[bool, Field(description="share batch statistics between processes")] = False,
+        checkpointing: Annotated[
+            dict[Part, Level] | None,
+            Field(description="what gradient checkpointing computes again of each part: none, cheap (all but convolutions), all"),
+        ] = None,
     ) -> None:
         """with_pretrained: false when a state dict follows anyway, so that nothing is downloaded or read."""
         super().__init__()
@@ -120,6 +136,7 @@ class FoundationStereo(nn.Module):
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
+        self.saving = SAVING if checkpointing is None else checkpointing
         self.gradient_checkpointing = False
         self.loaded: dict[str, str] = {}  # part of the backbone -> where its pretrained weights came from
         if with_pretrained:
@@ -129,15 +146,21 @@ class FoundationStereo(nn.Module):
 
     @property
     def gradient_checkpointing(self) -> bool:
-        """Switchable at any time; no number and no key of the state dict depends on it."""
+        """Switchable at any time; no number and no key of the state dict depends on it. What it does to each part: `saving`."""
         return self._gradient_checkpointing
 
     @gradient_checkpointing.setter
     def gradient_checkpointing(self, enabled: bool) -> None:
         self._gradient_checkpointing = enabled
-        self.context.gradient_checkpointing = enabled
+        self.context.checkpointing = self._level("context")
+        self.cost_volume.checkpointing = self._level("volume")
+        self.hourglass.checkpointing = self.classifier.checkpointing = self._level("aggregation")
+        self.backbone.checkpointing = self._level("backbone")
         if self.backbone.monocular is not None:
-            self.backbone.monocular.gradient_checkpointing = enabled
+            self.backbone.monocular.checkpointing = self._level("backbone")
+
+    def _level(self, part: Part) -> Level:
+        return self.saving.get(part, "none") if self.gradient_checkpointing else "none"
 
     @property
     def frozen_parts(self) -> frozenset[str]:
@@ -174,9 +197,9 @@ class FoundationStereo(nn.Module):
         right_finest = features[0].chunk(2)[1]
         context = self.context(left, None if monocular is None else monocular.chunk(2)[0])
 
-        volume = self._checkpointed(self._aggregate, left_features, right_finest)
+        volume = self.hourglass(self.cost_volume(left_features[0], right_finest, self.max_disp // 4), left_features)
         initial = self.classifier(volume) if init is None else init
-        lookup = Lookup(
+        lookup = self.make_lookup(
             left_features[0],
             right_finest,
             volume,
@@ -184,15 +207,16 @@ class FoundationStereo(nn.Module):
             levels=self.corr_levels,
             radius=self.corr_radius,
         )
-        image_features = self.upsample.image(left)
-        disparity, states, full_size = initial, context.hidden, []
+        context = self.update.prepare(context)
+        disparity, states = initial, context.hidden
+        found: list[tuple[Tensor, Tensor]] = []
         for iteration in range(iters):
             disparity = disparity.detach()  # each iteration answers for its own step only
-            states, change = self._checkpointed(lambda d, s: self.update(s, context, lookup(d), d), disparity, states)
+            states, change = self._checkpointed("iterations", lambda d, s: self.update(s, context, lookup(d), d), disparity, states)
             disparity = disparity + change
             if self.training or iteration == iters - 1:
-                full_size.append(self._checkpointed(self._to_full_size, disparity, states[0], image_features))
-        return StereoOutput(torch.stack(full_size, 1), initial)
+                found.append((disparity, states[0]))
+        return StereoOutput(self._to_full_size(found, self.upsample.prepare(left)), initial)
 
     def infer(
         self, left: np.ndarray, right: np.ndarray, *, iters: int | None = None, hierarchical: bool = False, cascades: int = 1
@@ -205,14 +229,20 @@ class FoundationStereo(nn.Module):
         """
         return inference.infer(self, left, right, iters=iters, hierarchical=hierarchical, cascades=cascades)
 
-    def _aggregate(self, left_features: list[Tensor], right_finest: Tensor) -> Tensor:
-        return self.hourglass(self.cost_volume(left_features[0], right_finest, self.max_disp // 4), left_features)
+    def _to_full_size(self, found: list[tuple[Tensor, Tensor]], prepared: Tensor) -> Tensor:
+        """Disparities (B, 1, h, w) and finest states of T iterations to (B, T, H, W), several iterations in one call."""
 
-    def _to_full_size(self, disparity: Tensor, state: Tensor, image_features: Tensor) -> Tensor:
-        return self.upsample(disparity, self.update.mask_features(state), image_features)
+        def enlarge(disparity: Tensor, state: Tensor) -> Tensor:
+            return self.upsample(disparity, self.update.mask_features(state), prepared)
 
-    def _checkpointed(self, function, *args):
-        return checkpointed(function, *args, enabled=self.gradient_checkpointing, modules=(self.cost_volume, self.hourglass))
+        full_size = []
+        for start in range(0, len(found), self.at_once):
+            disparity, state = (torch.cat(several) for several in zip(*found[start : start + self.at_once], strict=True))
+            full_size.append(self._checkpointed("upsampling", enlarge, disparity, state))
+        return torch.cat(full_size).unflatten(0, (len(found), -1)).transpose(0, 1)
+
+    def _checkpointed(self, part: Part, function: Callable[..., Any], *args: Any) -> Any:
+        return by_level(self._level(part), function, *args)
 
     def _check_input(self, left: Tensor, right: Tensor, iters: int | None, init: Tensor | None) -> int:
         check_pair(left, right, self.multiple)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.blocks import ConvNormAct, FeatureGate
+from core.checkpointing import Level, by_level
 from core.disparity_transformer import Axis, DisparityTransformer
 
 ALONG_DISPARITY = 17
@@ -25,8 +26,9 @@ class AxialConv(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, D, h, w) to the same."""
-        flat = F.conv2d(x.flatten(3), self.weight.squeeze(-1), self.bias, padding=(ALONG_DISPARITY // 2, 0))
-        return flat.unflatten(3, x.shape[3:])
+        flat = x.movedim(1, -1).flatten(2, 3).movedim(-1, 1)  # through channels last, so that a volume laid out so is seen as such
+        flat = F.conv2d(flat, self.weight.squeeze(-1), self.bias, padding=(ALONG_DISPARITY // 2, 0))
+        return flat.movedim(1, -1).unflatten(2, x.shape[3:]).movedim(-1, 1)
 
 
 class AxialPlanar(nn.Module):
@@ -71,13 +73,26 @@ class Hourglass(nn.Module):
         self.up4 = up(v8, v4)
         self.transformer = DisparityTransformer(volume, dropout=dropout, axis=axis)
         self.out = nn.Sequential(AxialPlanar(v4), AxialPlanar(v4))
+        self.checkpointing: Level = "none"
 
     def forward(self, volume: Tensor, features: list[Tensor]) -> Tensor:
         """features: of the left image at 1/4, 1/8, 1/16, 1/32."""
         _, f8, f16, f32 = features
-        x8 = self.gate8(self.down8(volume), f8)
-        x16 = self.gate16(self.down16(x8), f16)
-        x32 = self.gate32(self.down32(x16), f32)
-        x16 = self.gate_merged16(self.merge16(torch.cat([self.up16(x32), x16], 1)), f16)
-        x8 = self.gate_merged8(self.merge8(torch.cat([self.up8(x16), x8], 1)), f8)
-        return self.out(self.up4(x8) + self.transformer(volume))
+        x8 = self._run(volume, self.down8, self.gate8, f8)
+        x16 = self._run(x8, self.down16, self.gate16, f16)
+        x32 = self._run(x16, self.down32, self.gate32, f32)
+        x16 = self._run(torch.cat([self._run(x32, self.up16), x16], 1), self.merge16, self.gate_merged16, f16)
+        x8 = self._run(torch.cat([self._run(x16, self.up8), x8], 1), self.merge8, self.gate_merged8, f8)
+        x = self._run(x8, self.up4) + self._run(volume, self.transformer)
+        for layer in self.out:
+            x = self._run(x, layer)
+        return x
+
+    def _run(self, x: Tensor, layers: nn.Module, gate: FeatureGate | None = None, features: Tensor | None = None) -> Tensor:
+        """Each call is computed again by itself, so that no more than one layer's intermediate results are there at once."""
+
+        def run(x: Tensor) -> Tensor:
+            x = layers(x)
+            return x if gate is None else gate(x, features)
+
+        return by_level(self.checkpointing, run, x, modules=(layers,) if gate is None else (layers, gate))

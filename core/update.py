@@ -22,9 +22,9 @@ class MotionEncoder(nn.Module):
         self.join = nn.Conv2d(2 * hidden + hidden // 2, hidden - 1, 3, padding=1)
 
     def forward(self, lookup: Tensor, disparity: Tensor) -> Tensor:
-        x = F.relu(self.lookup2(F.relu(self.lookup1(lookup), inplace=True)), inplace=True)
-        y = F.relu(self.disparity2(F.relu(self.disparity1(disparity), inplace=True)), inplace=True)
-        x = F.relu(self.join(torch.cat([x, y], 1)), inplace=True)
+        x = F.relu(self.lookup2(F.relu(self.lookup1(lookup))))
+        y = F.relu(self.disparity2(F.relu(self.disparity1(disparity))))
+        x = F.relu(self.join(torch.cat([x, y], 1)))
         return torch.cat([x, disparity.to(x.dtype)], 1)
 
 
@@ -39,11 +39,15 @@ class ConvGRU(nn.Module):
     def forward(self, state: Tensor, prepared: Tensor, inputs: Tensor) -> Tensor:
         update, reset = self.gates(prepared).sigmoid().chunk(2, 1)
         candidate = self.candidate(torch.cat([reset * state, inputs], 1)).tanh()
-        return (1 - update) * state + update * candidate
+        return torch.lerp(state, candidate, update)
 
 
 class SelectiveGRU(nn.Module):
-    """A GRU with a small and one with a large kernel, mixed by a spatial attention map."""
+    """A GRU with a small and one with a large kernel, mixed by a spatial attention map.
+
+    inputs: channels of all inputs together. The first of them, the context, is the same in every iteration, and a convolution is linear:
+    `prepare` computes its share of the first convolution once, and `forward` adds it.
+    """
 
     def __init__(self, *, hidden: int, inputs: int) -> None:
         super().__init__()
@@ -52,11 +56,17 @@ class SelectiveGRU(nn.Module):
         self.small = ConvGRU(hidden=hidden, inputs=inputs, kernel=1)
         self.large = ConvGRU(hidden=hidden, inputs=inputs, kernel=3)
 
-    def forward(self, state: Tensor, attention: Tensor, *inputs: Tensor) -> Tensor:
-        """attention: (B, 1, ., .), 1 where the small kernel decides. inputs are concatenated."""
-        x = F.relu(self.prepare_inputs(torch.cat(inputs, 1)), inplace=True)
-        gates = F.relu(self.prepare_gates(torch.cat([x, state], 1)), inplace=True)
-        return self.small(state, gates, x) * attention + self.large(state, gates, x) * (1 - attention)
+    def prepare(self, context: Tensor) -> Tensor:
+        """(B, hidden, ., .) to what `forward` takes, (B, inputs, ., .)."""
+        conv = self.prepare_inputs
+        return F.conv2d(context, conv.weight[:, : context.shape[1]], conv.bias, padding=1)
+
+    def forward(self, state: Tensor, attention: Tensor, prepared: Tensor, *inputs: Tensor) -> Tensor:
+        """attention: (B, 1, ., .), 1 where the small kernel decides. inputs: those after the context, concatenated."""
+        x = torch.cat(inputs, 1) if len(inputs) > 1 else inputs[0]
+        x = F.relu(prepared + F.conv2d(x, self.prepare_inputs.weight[:, -x.shape[1] :], padding=1))
+        gates = F.relu(self.prepare_gates(torch.cat([x, state], 1)))
+        return torch.lerp(self.large(state, gates, x), self.small(state, gates, x), attention)
 
 
 class ConvNeXtBlock(nn.Module):
@@ -94,20 +104,25 @@ class UpdateBlock(nn.Module):
         self.grus = nn.ModuleList(SelectiveGRU(hidden=hidden, inputs=hidden * (3 if level < levels - 1 else 2)) for level in range(levels))
         self.disparity_head = nn.Sequential(
             nn.Conv2d(hidden, hidden, 3, padding=1),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             ConvNeXtBlock(hidden),
             ConvNeXtBlock(hidden),
             nn.Conv2d(hidden, 1, 3, padding=1),
         )
         self.mask_head = nn.Sequential(
             nn.Conv2d(hidden, hidden // 2, 3, padding=1),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             nn.Conv2d(hidden // 2, hidden // 4, 3, padding=1),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
         )
 
+    def prepare(self, context: Context) -> Context:
+        """What `forward` takes: `context` with the share of the first convolutions that is the same in every iteration."""
+        shares = [gru.prepare(level) for gru, level in zip(self.grus, context.context, strict=True)]
+        return context._replace(context=shares)
+
     def forward(self, states: list[Tensor], context: Context, lookup: Tensor, disparity: Tensor) -> tuple[list[Tensor], Tensor]:
-        """lookup made at `disparity` (B, 1, h, w). Returns the new states and the change of disparity."""
+        """context: from `prepare`. lookup made at `disparity` (B, 1, h, w). Returns the new states and the change of disparity."""
         states = list(states)
         for level in reversed(range(len(states))):  # the coarsest first; it still sees the old finer state
             inputs = [context.context[level], self.motion(lookup, disparity) if level == 0 else pool(states[level - 1])]

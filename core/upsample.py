@@ -3,11 +3,10 @@
 The features that decide the weights come half from the image, half from the refinement's state (`update.py`).
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.blocks import ConvNormAct, at_least_float32, float32_island
+from core.blocks import SLOPE, ConvNormAct, at_least_float32, float32_island
 
 
 def convex_upsample(disparity: Tensor, weights: Tensor) -> Tensor:
@@ -23,7 +22,10 @@ def convex_upsample(disparity: Tensor, weights: Tensor) -> Tensor:
 
 
 class Upsampler(nn.Module):
-    """width: channels of either half of the features, 32 in the published network."""
+    """width: channels of either half of the features, 32 in the published network.
+
+    The convolution that joins the halves is linear: the image's half goes through it once, in `prepare`, and not in every iteration.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -37,9 +39,16 @@ class Upsampler(nn.Module):
         self.join = ConvNormAct(2 * width, 2 * width, norm="none")
         self.weights = nn.ConvTranspose2d(2 * width, 9, 4, stride=2, padding=1)
 
-    def forward(self, disparity: Tensor, mask_features: Tensor, image_features: Tensor) -> Tensor:
-        """disparity: (B, 1, h, w); mask_features: (B, width, h, w); image_features: `self.image(left)`, (B, width, H/2, W/2)."""
-        x = self.join(torch.cat([self.up(mask_features), image_features], 1))
+    def prepare(self, image: Tensor) -> Tensor:
+        """The image's share of the features, (B, 3, H, W) to (B, 2 * width, H/2, W/2): the same in every iteration."""
+        features = self.image(image)
+        return F.conv2d(features, self.join.conv.weight[:, -features.shape[1] :], padding=1)
+
+    def forward(self, disparity: Tensor, mask_features: Tensor, prepared: Tensor) -> Tensor:
+        """disparity: (T B, 1, h, w), iteration by iteration; mask_features: (T B, width, h, w); prepared: of the B images. (T B, H, W)."""
+        x = self.up(mask_features)
+        x = F.conv2d(x, self.join.conv.weight[:, : x.shape[1]], padding=1)
+        x = F.leaky_relu((x.unflatten(0, (-1, prepared.shape[0])) + prepared).flatten(0, 1), SLOPE)
         scores = self.weights(x)
         with float32_island(scores):
             return convex_upsample(at_least_float32(disparity), at_least_float32(scores).softmax(1))

@@ -19,6 +19,7 @@ from core import build_model
 from core.convert import PUBLISHED, from_published, rename
 from core.cost_volume import group_correlation
 from core.inference import predict_hierarchical
+from core.plain import concatenation
 
 KINDS = dict.fromkeys(("vits", "vitb", "vitl"), "foundation_stereo") | {"raft_stereo": "raft_stereo", "crestereo": "crestereo"}
 GAINS = {
@@ -237,7 +238,7 @@ def _intermediates(file, model: nn.Module, updates: int, report: Report, gates: 
     with torch.no_grad():
         volumes = {
             "gwc_volume": group_correlation(left[0], right, groups=model.cost_volume.groups, planes=planes),
-            "concat_volume": model.cost_volume.concatenation(left[0], right, planes),
+            "concat_volume": concatenation(model.cost_volume.project(left[0]), model.cost_volume.project(right), planes),
             "cost_agg.atts.4": volume.transformer.attend(seen["cost_agg.conv_patch"][0][1]),
             **{name: seen[name][0][1] for name in stages},
         }

@@ -61,9 +61,9 @@ def test_no_key_changes_and_the_switch_works_at_any_time():
     keys = list(model.state_dict())
     model.gradient_checkpointing = True
     assert list(model.state_dict()) == keys
-    assert model.context.gradient_checkpointing
+    assert model.context.checkpointing == "cheap"
     model.gradient_checkpointing = False
-    assert not model.context.gradient_checkpointing
+    assert model.context.checkpointing == "none"
     assert tiny(gradient_checkpointing=True).gradient_checkpointing
 
 

@@ -1,10 +1,16 @@
 """Lookups: `alt` against `reg`, both against a plain loop, and the reads at the border worked out by hand."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.nn import functional as F
 
-from core.correlation import Lookup, halve, lookup_channels, sample_line
+from core import correlation
+from core.correlation import VECTORISED, Geometry, Lookup, halve, lookup_channels, sample_line
+from tests.conftest import ROOT
 
 
 def features(height=3, width=16, channels=8, planes=16, volume=4, dtype=torch.float64, seed=0):
@@ -80,6 +86,51 @@ def test_samples_fade_out_at_the_border():
     for position, expected in ((0.0, 2.0), (0.5, 3.0), (-0.5, 1.0), (-1.0, 0.0), (2.25, 4.5), (3.0, 0.0), (-7.0, 0.0), (1e6, 0.0)):
         found = sample_line(line, torch.full((1, 1, 1), position), radius=1)[0, 0, 1, 0, 0]
         assert found == expected, position
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_lookups_that_share_a_gradient_give_the_one_of_the_plain_twin(dtype):
+    _, _, cost, disparity = features(planes=7, dtype=dtype)
+    positions = [disparity.squeeze(1), disparity.squeeze(1) / 3, torch.full_like(disparity.squeeze(1), 2.0)]
+    cost.requires_grad_()
+    geometry = Geometry(cost.permute(0, 2, 3, 4, 1))
+    found = torch.stack([geometry(position, 2) for position in positions])
+    expected = torch.stack([sample_line(cost, position, 2).flatten(1, 2) for position in positions])
+    torch.testing.assert_close(found, expected, atol=0, rtol=0)
+    weights = torch.linspace(-1, 1, found.numel(), dtype=dtype).view_as(found)
+    (twin,) = torch.autograd.grad((expected * weights).sum(), cost)
+    for _ in range(2):  # a second backward pass begins anew
+        (gradient,) = torch.autograd.grad((found * weights).sum(), cost, retain_graph=True)
+        torch.testing.assert_close(gradient, twin, atol=1e-6 if dtype == torch.float32 else 1e-14, rtol=0)
+        assert not geometry.shared
+    (part,) = torch.autograd.grad((found[1] * weights[1]).sum(), cost)
+    assert 0 < part.abs().sum() < twin.abs().sum()
+
+
+def test_kernels_give_the_vectorised_numbers():
+    """By Triton's interpreter, in a process of its own: it is chosen when Triton is imported."""
+    pytest.importorskip("triton")
+    code = (
+        "import torch, core.correlation as c, core.correlation_triton as k\n"
+        "forms = c.Forms(k.sample_rows, k.spread_rows, k.products_at, k.products_at_backward)\n"
+        "c.check_forms(forms, torch.device('cpu'))\n"
+        "try: c.check_forms(forms._replace(sample_rows=lambda *a: 1.01 * k.sample_rows(*a)), torch.device('cpu'))\n"
+        "except AssertionError: print('checked')\n"
+    )
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.stdout.strip() == "checked", done.stderr[-2000:]
+
+
+def test_kernels_are_not_used_where_they_are_not_proven(monkeypatch):
+    """On a device that Triton has no driver for, a warning, and the vectorised form."""
+    correlation._proven_kernels.cache_clear()
+    with pytest.warns(UserWarning, match="not done by Triton's kernels on cpu"):
+        assert correlation._proven_kernels(torch.device("cpu")) is VECTORISED
+    correlation._proven_kernels.cache_clear()
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    assert correlation._proven_kernels(torch.device("cpu")) is VECTORISED
+    correlation._proven_kernels.cache_clear()
 
 
 def test_halving_takes_pairs_and_drops_an_odd_one():
