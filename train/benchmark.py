@@ -1,13 +1,15 @@
 """What a network costs: time, memory and floating-point operations of a train step (forward, loss, backward) and of inference.
 
 Several networks are measured in turns in one process, so that what disturbs the machine disturbs all of them; the ratio is taken round by
-round. Weights are random: they change no cost. The cost of data is in `benchmark_data`; optimizer, average and logging are not in a step.
+round. Weights are random: they change no cost. Optimizer and average are measured apart from the step; the cost of data is in
+`benchmark_data`. How cost grows is in `benchmark_scaling`, the comparison with stated targets in `benchmark_targets`.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -15,11 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from core import build_model
+from core import FoundationStereo, build_model
+from core.plain import TWINS, make_plain
 from train.config import RunConfig
+from train.ema import Ema
 from train.inference import PRECISIONS, Precision, check_precision
 from train.losses import INVALID, Objective
 from train.sample import StereoBatch
+from train.utils import build_optimizer
+from utils.errors import UserError, did_you_mean
 from utils.versions import peak_memory_gib, reset_peak_memory
 
 DISPARITY_PX = 4
@@ -30,7 +36,8 @@ REST = "rest of the forward pass"  # correlation, and what lies between the modu
 @dataclass(frozen=True)
 class Conditions:
     """size: (width, height). iterations: of training and inference alike, None for the network's own numbers. batch: of the train step;
-    inference is of one pair. repeats: rounds that count, after `warmup` that do not."""
+    inference is of one pair. repeats: rounds that count, after `warmup` that do not. freeze_backbone: as in a run that has pretrained
+    weights of the monocular branch; random ones are trained otherwise."""
 
     size: tuple[int, int]
     device: torch.device
@@ -38,19 +45,28 @@ class Conditions:
     iterations: int | None = None
     precision: Precision = "fp32"
     gradient_checkpointing: bool = False
+    freeze_backbone: bool = False
     repeats: int = 5
     warmup: int = 1
 
 
 class Subject:
-    """A network with its losses and a batch to work on."""
+    """A network with its losses and a batch to work on.
 
-    def __init__(self, name: str, config: RunConfig, conditions: Conditions) -> None:
+    plain: parts that are computed in the published way, to see what ours is worth (`core.plain.TWINS`).
+    """
+
+    def __init__(self, name: str, config: RunConfig, conditions: Conditions, plain: Sequence[str] = ()) -> None:
         check_precision(conditions.precision, conditions.device)
-        self.name, self.conditions = name, conditions
+        self.name, self.config, self.conditions = name, config, conditions
         torch.manual_seed(0)
-        self.network = build_model(config.model, with_pretrained=False).to(conditions.device)
+        self.network: Any = build_model(config.model, with_pretrained=False).to(conditions.device)
         self.network.gradient_checkpointing = conditions.gradient_checkpointing
+        if plain:
+            _check_plain(self.network, plain)
+            make_plain(self.network, plain)
+        if conditions.freeze_backbone and isinstance(self.network, FoundationStereo):
+            self.network.freeze_backbone_()
         self.objective = Objective(config.loss)
         label = next(label for label in config.loss if label != INVALID)
         self.batch = made_batch(conditions.batch, conditions.size, label).to(conditions.device)
@@ -78,6 +94,14 @@ class Subject:
         return nullcontext() if low is None else torch.autocast(self.conditions.device.type, low)
 
 
+def _check_plain(network: nn.Module, parts: Sequence[str]) -> None:
+    if not isinstance(network, FoundationStereo):
+        raise UserError("plain: only foundation_stereo has plain twins of its parts")
+    for part in parts:
+        if part not in TWINS:
+            raise UserError(f"plain: unknown part '{part}'{did_you_mean(part, TWINS)}")
+
+
 def made_batch(count: int, size: tuple[int, int], label: str) -> StereoBatch:
     """Noise that the right eye sees `DISPARITY_PX` further left, every pixel with ground truth."""
     width, height = size
@@ -91,6 +115,7 @@ def made_batch(count: int, size: tuple[int, int], label: str) -> StereoBatch:
 def benchmark(subjects: Sequence[Subject], progress: Callable[[], object] = lambda: None) -> dict[str, dict[str, Any]]:
     """Name -> what the network costs, in plain values. progress: called once per round."""
     conditions = subjects[0].conditions
+    peak = matmul_gflops(conditions.device, conditions.precision)
     found = {subject.name: _once(subject) for subject in subjects}
     seconds: dict[str, dict[str, list[float]]] = {subject.name: {"train": [], "inference": []} for subject in subjects}
     for number in range(conditions.warmup + conditions.repeats):
@@ -110,7 +135,15 @@ def benchmark(subjects: Sequence[Subject], progress: Callable[[], object] = lamb
             cost["of_the_first"] = summary([ours / theirs for ours, theirs in zip(own, reference, strict=True)])
             cost["samples_per_second"] = samples / cost["seconds"]["median"]
             cost["gflop_per_second"] = cost["gflop"] / cost["seconds"]["median"]
+            cost["share_of_peak"] = cost["gflop_per_second"] / peak
     return found
+
+
+def matmul_gflops(device: torch.device, precision: Precision) -> float:
+    """What one large matrix product reaches here, the best of five: nothing that multiplies can be faster."""
+    size = 8192 if device.type == "cuda" else 1024
+    a = torch.ones(size, size, device=device, dtype=PRECISIONS[precision] or torch.float32)
+    return 2e-9 * size**3 / min(timed(lambda: a @ a, device) for _ in range(6))
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
@@ -138,11 +171,18 @@ def _once(subject: Subject) -> dict[str, Any]:
     for what, call in (("train", subject.train_step), ("inference", subject.infer)):
         subject.network.zero_grad(set_to_none=True)
         found[what] = {"memory_gib": memory_gib(call, subject.conditions.device)}
-        with FlopCounterMode(display=False) as counter:
-            call()
-        found[what]["gflop"] = counter.get_total_flops() / 1e9
+        subject.network.zero_grad(set_to_none=True)
+        found[what]["tensors_gib"] = tensors_gib(call, subject.conditions.device)
+        found[what]["gflop"] = counted_gflop(call)
     found["stages"] = stages(subject)
     return found
+
+
+def counted_gflop(call: Callable[[], object]) -> float:
+    """10^9 operations of convolutions, matrix products and attention; what is computed twice counts twice."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops() / 1e9
 
 
 def memory_gib(call: Callable[[], object], device: torch.device) -> float:
@@ -156,8 +196,21 @@ def memory_gib(call: Callable[[], object], device: torch.device) -> float:
     return peak_memory_gib(device) - before
 
 
+def tensors_gib(call: Callable[[], object], device: torch.device) -> float:
+    """Peak of the tensors that exist while it runs, above those before: counted, the same in every run. Without a library's own scratch."""
+    if device.type == "cuda":
+        return memory_gib(call, device)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        call()
+    assert profile.profiler is not None and profile.profiler.kineto_results is not None
+    changes = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes.sort(key=lambda event: event.start_ns())
+    return max(accumulate((event.nbytes() for event in changes), initial=0)) / 2**30
+
+
 def stages(subject: Subject) -> dict[str, float]:
-    """Seconds of one train step by the module that was called, the rest of the forward pass, the loss and the backward pass."""
+    """Seconds of one train step by the module that was called, the rest of the forward pass, the loss and the backward pass; then of what
+    a run does after it: optimizer and average."""
     device = subject.conditions.device
     outputs: list[Any] = []
     with watched(subject.network, device) as found:
@@ -166,6 +219,11 @@ def stages(subject: Subject) -> dict[str, float]:
     losses: list[Tensor] = []
     found["loss"] = timed(lambda: losses.append(subject.loss(outputs[0])), device)
     found["backward"] = timed(losses[0].backward, device)
+    optimizer = build_optimizer(subject.network, subject.config.optimizer)
+    optimizer.step()  # the first makes its buffers
+    found["optimizer"] = timed(optimizer.step, device)
+    ema = Ema(subject.network, subject.config.ema.decay)
+    found["average"] = timed(lambda: ema.update(subject.network), device)
     return found
 
 
@@ -205,8 +263,8 @@ def _wait(device: torch.device) -> None:
 def table(found: dict[str, dict[str, Any]]) -> str:
     """Markdown: a row for each network; then where the time of one train step goes."""
     lines = [
-        "| network | parameters | train step | inference | ratio of both to the first | GFLOP | memory |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| network | parameters | train step | inference | ratio of both to the first | GFLOP | of the peak | memory | tensors |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, cost in found.items():
         both = [cost[what] for what in ("train", "inference")]
@@ -216,7 +274,9 @@ def table(found: dict[str, dict[str, Any]]) -> str:
             *(_spread(one["seconds"]) + " s" for one in both),
             ", ".join(_spread(one["of_the_first"]) for one in both),
             ", ".join(f"{one['gflop']:.1f}" for one in both),
+            ", ".join(f"{100 * one['share_of_peak']:.0f} %" for one in both),
             ", ".join(f"{one['memory_gib']:.2f}" for one in both) + " GiB",
+            ", ".join(f"{one['tensors_gib']:.2f}" for one in both) + " GiB",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     for name, cost in found.items():

@@ -81,7 +81,7 @@ def write_results(path: Path, records: Sequence[Record], rows: Sequence[Sequence
 
 def plot_sparsification(path: Path, records: Sequence[Record], keys: Sequence[str]) -> None:
     """Of every record with a confidence the sparsification curve, and the best there could be as dashes."""
-    with _axes(path, 1) as (axis,):
+    with side_by_side(path, 1) as (axis,):
         for record in records:
             if (curves := record.sparsification) is None:
                 continue
@@ -98,7 +98,7 @@ def plot_sweep(path: Path, records: Sequence[Record], labels: Sequence[str]) -> 
     for record in records:
         lines.setdefault(f"{record.about['model']}, cascades {record.about['cascades']}", []).append(record)
     shown = [label for label in labels if any(math.isfinite(record.mean.get(label, math.nan)) for record in records)]
-    with _axes(path, len(shown) + 1) as axes:
+    with side_by_side(path, len(shown) + 1) as axes:
         for axis, label in zip(axes, [*shown, "s per pair"], strict=True):
             for name, points in lines.items():
                 values = [point.seconds if label == "s per pair" else point.mean.get(label, math.nan) for point in points]
@@ -113,7 +113,7 @@ def plot_sweep(path: Path, records: Sequence[Record], labels: Sequence[str]) -> 
 
 
 @contextmanager
-def _axes(path: Path, count: int) -> Iterator[Sequence[Any]]:
+def side_by_side(path: Path, count: int) -> Iterator[Sequence[Any]]:
     """So many plots side by side, drawn in the block, stored as a picture after it."""
     import matplotlib
 

@@ -11,19 +11,39 @@ from torch import nn
 from core import MODELS
 from scripts.benchmark import main
 from tests.core.networks import TINIES
-from train.benchmark import REST, Conditions, Subject, benchmark, made_batch, memory_gib, summary, table, watched
+from train.benchmark import (
+    REST,
+    Conditions,
+    Subject,
+    benchmark,
+    counted_gflop,
+    made_batch,
+    memory_gib,
+    summary,
+    table,
+    tensors_gib,
+    watched,
+)
+from train.benchmark_scaling import growth, plot, scaling, scaling_table
+from train.benchmark_targets import Row, fresh_memory_gib, ratios, targets_table
 from train.config import RunConfig
+from utils.errors import UserError
 
 CPU = torch.device("cpu")
 DATA = {"datasets": [{"name": "made", "type": "synthetic"}], "image_sizes": [[64, 32]]}
 
 
-def subject(kind: str, name: str = "", **conditions) -> Subject:
+def run_config(kind: str) -> RunConfig:
     loss = {"stereo": {"l": {"function": "uncertainty_loss" if "log_variance" in MODELS[kind].offers else "sequence_loss"}}}
-    config = RunConfig(model={"type": kind, **TINIES[kind]}, data=DATA, loss=loss)
-    return Subject(
-        name or kind, config, Conditions(**{"size": (64, 32), "device": CPU, "repeats": 3, "warmup": 0, "batch": 2} | conditions)
-    )
+    return RunConfig(model={"type": kind, **TINIES[kind]}, data=DATA, loss=loss)
+
+
+def its_conditions(**changes) -> Conditions:
+    return Conditions(**{"size": (64, 32), "device": CPU, "repeats": 3, "warmup": 0, "batch": 2} | changes)
+
+
+def subject(kind: str, name: str = "", plain=(), **conditions) -> Subject:
+    return Subject(name or kind, run_config(kind), its_conditions(**conditions), plain)
 
 
 def test_every_network_is_measured_side_by_side():
@@ -35,9 +55,10 @@ def test_every_network_is_measured_side_by_side():
             seconds = cost[what]["seconds"]
             assert 0 < seconds["low"] <= seconds["median"] <= seconds["high"]
             assert cost[what]["gflop_per_second"] == pytest.approx(cost[what]["gflop"] / seconds["median"])
+            assert cost[what]["share_of_peak"] > 0
         assert cost["train"]["samples_per_second"] == pytest.approx(2 / cost["train"]["seconds"]["median"])
         assert cost["train"]["gflop"] > 2 * 2 * cost["inference"]["gflop"]  # two samples, and a backward pass of twice the forward one
-        assert cost["stages"]["backward"] > 0 and REST in cost["stages"]
+        assert cost["stages"]["backward"] > 0 and {REST, "optimizer", "average"} <= cost["stages"].keys()
     first = found[next(iter(MODELS))]
     assert first["train"]["of_the_first"] == {"median": 1, "low": 1, "high": 1}
     assert {"backbone", "hourglass", "update", "upsample"} <= first["stages"].keys()
@@ -76,6 +97,53 @@ def test_memory_is_what_is_needed_beside_what_is_there():
     taken = memory_gib(lambda: torch.ones(2**25).sum(), CPU)
     assert 0.11 < taken < 0.2, taken  # 128 MiB
     assert kept[0] == 1
+
+
+def test_tensors_are_counted_to_the_byte():
+    def call():
+        first = torch.ones(2**22)  # 16 MiB
+        second = first + 1
+        del first
+        return second * 2
+
+    assert tensors_gib(call, CPU) == pytest.approx(2 * 2**24 / 2**30, rel=1e-3)
+
+
+def test_growth_tells_a_line_from_a_square():
+    line, square = growth([1, 2, 3], [5, 8, 11]), growth([1, 2, 3], [1, 4, 9])
+    assert (line["constant"], line["per_unit"], line["square_share"]) == pytest.approx((2, 3, 0))
+    assert (square["exponent"], square["square_share"]) == pytest.approx((2, 1))
+    assert line["exponent"] < 1
+
+
+def test_how_a_step_grows_is_measured_on_every_axis(tmp_path):
+    found = scaling(run_config("unet"), its_conditions(repeats=1, batch=1))
+    assert found.keys() == {"width", "iterations", "batch", "max_disp"} and found["width"]["values"] == [64, 128, 192]
+    assert found["width"]["growth"]["tensors_gib"]["exponent"] > found["iterations"]["growth"]["tensors_gib"]["exponent"]
+    assert all(f"| {axis} " in scaling_table(found) for axis in found)
+    costs = {"unet": {"stages": {"backward": 1.0, "loss": 0.5}}}
+    plot(tmp_path / "b.png", costs, found)
+    assert (tmp_path / "b.png").stat().st_size > 1000
+
+
+def test_a_plain_network_is_measured_against_the_fast_one():
+    fast, plain = subject("foundation_stereo"), subject("foundation_stereo", "plain", plain=["gru"])
+    assert counted_gflop(plain.infer) > counted_gflop(fast.infer)  # the context goes through the first convolutions in every iteration
+    assert ratios([fast, plain], lambda one: one.infer)["median"] > 0
+    with pytest.raises(UserError, match="unknown part 'lokup'; did you mean 'lookup'"):
+        subject("foundation_stereo", plain=["lokup"])
+    with pytest.raises(UserError, match="only foundation_stereo"):
+        subject("unet", plain=["lookup"])
+
+
+def test_memory_of_a_step_is_that_of_a_process_of_its_own():
+    taken = [fresh_memory_gib(run_config("unet"), its_conditions(size=(width, 256))) for width in (256, 1024)]
+    assert 0 < 2 * taken[0] < taken[1]
+
+
+def test_targets_say_what_was_not_measured():
+    rows = [Row("a", "b", "c", True), Row("d", "e", "f", False), Row("g", "h", "i", None)]
+    assert [line.split(" | ")[-1] for line in targets_table(rows).splitlines()[2:]] == ["met |", "missed |", "not measured |"]
 
 
 def test_a_summary_is_median_and_quartiles():

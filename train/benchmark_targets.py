@@ -1,0 +1,133 @@
+"""What a step is meant to cost, beside what it costs on the machine at hand: FoundationStereo against its plain twins.
+
+Each row is measured in one configuration: what is faster is also what needs less. Memory on a CPU is the peak of a process of its own.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from typing import NamedTuple
+
+import torch
+
+from core.plain import TWINS
+from train.benchmark import Conditions, Subject, counted_gflop, matmul_gflops, memory_gib, summary, timed
+from train.benchmark_scaling import growth
+from train.config import RunConfig
+from utils.versions import peak_memory_gib, reset_peak_memory
+
+GIB_OF_A_CARD = 24
+
+
+class Row(NamedTuple):
+    """met: None where it cannot be measured on this machine."""
+
+    what: str
+    target: str
+    measured: str
+    met: bool | None
+
+
+def targets(config: RunConfig, conditions: Conditions, progress: Callable[[], object] = lambda: None) -> list[Row]:
+    """config: of the ViT-S network with the published range. conditions: the device and how often; sizes are those of the targets."""
+    config = config.model_copy(update={"model": {**config.model, "max_disp": 416, "vit_size": "vits"}})
+    usual = replace(conditions, batch=1, precision="fp32", gradient_checkpointing=True, freeze_backbone=True)
+    small = replace(usual, size=(256, 128), iterations=4)
+    rows = [_step("train step 256 x 128, 4 iterations, fp32", config, small, faster=1.5, smaller=0.6)]
+    progress()
+    for iterations in (32, 8):
+        rows.append(_inference(config, replace(usual, size=(640, 480), iterations=iterations)))
+        progress()
+    rows.append(_growth(config, replace(usual, size=(192, 64), iterations=2)))
+    progress()
+    large = replace(usual, size=(736, 320), iterations=22, precision="bf16")
+    name = "train step 736 x 320, 22 iterations, bf16"
+    if conditions.device.type == "cuda":
+        rows.append(_step(f"{name}, batch 2", config, replace(large, batch=2), faster=2, smaller=0.5))
+        rows.append(_fits(config.model_copy(update={"model": {**config.model, "vit_size": "vitl"}}), large))
+        rows.append(_matrix_units(config, replace(large, batch=2)))
+    else:
+        rows.append(Row(f"{name}: batch 2; ViT-L; use of the matrix units", "2x, 0.5x; 24 GB; 35 %", "needs a GPU", None))
+    return rows
+
+
+def ratios(subjects: Sequence[Subject], call: Callable[[Subject], Callable[[], object]]) -> dict[str, float]:
+    """How many times as long the second takes as the first, taken round by round."""
+    conditions = subjects[0].conditions
+    taken: list[float] = []
+    for number in range(conditions.warmup + conditions.repeats):
+        fast, plain = (timed(call(subject), conditions.device) for subject in subjects)
+        for subject in subjects:
+            subject.network.zero_grad(set_to_none=True)
+        if number >= conditions.warmup:
+            taken.append(plain / fast)
+    return summary(taken)
+
+
+def fresh_memory_gib(config: RunConfig, conditions: Conditions, plain: Sequence[str] = ()) -> float:
+    """Peak of the first train step of a new process, above what it held before the step."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_peak, config, conditions, tuple(plain), torch.get_num_threads()).result()
+
+
+def _peak(config: RunConfig, conditions: Conditions, plain: Sequence[str], threads: int) -> float:
+    torch.set_num_threads(threads)
+    return memory_gib(Subject("", config, conditions, plain).train_step, conditions.device)
+
+
+def _plain(conditions: Conditions) -> Conditions:
+    return replace(conditions, gradient_checkpointing=False)  # the published modules have none
+
+
+def _step(what: str, config: RunConfig, conditions: Conditions, *, faster: float, smaller: float) -> Row:
+    ours, theirs = fresh_memory_gib(config, conditions), fresh_memory_gib(config, _plain(conditions), tuple(TWINS))
+    pair = Subject("fast", config, conditions), Subject("plain", config, _plain(conditions), tuple(TWINS))
+    ratio = ratios(pair, lambda subject: subject.train_step)
+    measured = f"{_range(ratio)}; {ours:.2f} of {theirs:.2f} GiB, {ours / theirs:.2f}x"
+    met = ratio["median"] >= faster and ours <= smaller * theirs
+    return Row(what, f"{faster:g} times as fast; {smaller:g}x the memory", measured, met)
+
+
+def _inference(config: RunConfig, conditions: Conditions) -> Row:
+    pair = Subject("fast", config, conditions), Subject("plain", config, conditions, tuple(TWINS))
+    ratio = ratios(pair, lambda subject: subject.infer)
+    what = f"inference 640 x 480, {conditions.iterations} iterations, fp32"
+    return Row(what, "1.5 times as fast", _range(ratio), ratio["median"] >= 1.5)
+
+
+def _growth(config: RunConfig, conditions: Conditions) -> Row:
+    """Operations, which are exact; times of a shared machine bend by themselves."""
+    widths = [conditions.size[0] * factor for factor in (1, 2, 4)]
+    gflop = [counted_gflop(Subject("", config, replace(conditions, size=(width, conditions.size[1]))).train_step) for width in widths]
+    found = growth(widths, gflop)
+    measured = f"square term {100 * found['square_share']:.1f} % of the operations at {widths[-1]} px, exponent {found['exponent']:.2f}"
+    return Row(
+        "growth with the width, alt", "linear: no square term beyond 10 % (the ViT's attention)", measured, found["square_share"] < 0.1
+    )
+
+
+def _fits(config: RunConfig, conditions: Conditions) -> Row:
+    reset_peak_memory(conditions.device)
+    Subject("vitl", config, conditions).train_step()
+    taken = peak_memory_gib(conditions.device)
+    return Row("ViT-L, 736 x 320, 22 iterations, batch 1, bf16", f"fits in {GIB_OF_A_CARD} GB", f"{taken:.1f} GiB", taken < GIB_OF_A_CARD)
+
+
+def _matrix_units(config: RunConfig, conditions: Conditions) -> Row:
+    subject = Subject("vits", config, conditions)
+    gflop = counted_gflop(subject.train_step)
+    seconds = summary([timed(subject.train_step, conditions.device) for _ in range(conditions.warmup + conditions.repeats)])["median"]
+    share = gflop / seconds / matmul_gflops(conditions.device, conditions.precision)
+    return Row("use of the matrix units, bf16 train step", "35 % of the measured peak", f"{100 * share:.0f} %", share >= 0.35)
+
+
+def _range(ratio: dict[str, float]) -> str:
+    return f"{ratio['median']:.2f} times ({ratio['low']:.2f} to {ratio['high']:.2f})"
+
+
+def targets_table(rows: Sequence[Row]) -> str:
+    """Markdown."""
+    words = {True: "met", False: "missed", None: "not measured"}
+    lines = ["| what | target | measured | |", "| --- | --- | --- | --- |"]
+    return "\n".join([*lines, *(f"| {row.what} | {row.target} | {row.measured} | {words[row.met]} |" for row in rows)])
