@@ -4,10 +4,11 @@ When either is taken or used is the loop's decision.
 """
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Ema:
@@ -29,8 +30,7 @@ class Ema:
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         averages = list(self.module.parameters())
         torch._foreach_lerp_(averages, [value.detach() for value in model.parameters()], 1 - decay)
-        for average, value in zip(self.module.buffers(), model.buffers(), strict=True):
-            average.copy_(value)
+        copy_all(self.module.buffers(), model.buffers())
 
     def state_dict(self) -> dict[str, Any]:
         return {"model": self.module.state_dict(), "num_updates": self.num_updates}
@@ -47,12 +47,18 @@ class LastStatistics:
         self._model = model
         self._saved = [value.detach().clone() for value in model.buffers()]
 
-    @torch.no_grad()
     def keep(self) -> None:
-        for saved, value in zip(self._saved, self._model.buffers(), strict=True):
-            saved.copy_(value)
+        copy_all(self._saved, self._model.buffers())
 
-    @torch.no_grad()
     def restore(self) -> None:
-        for saved, value in zip(self._saved, self._model.buffers(), strict=True):
-            value.copy_(saved)
+        copy_all(self._model.buffers(), self._saved)
+
+
+@torch.no_grad()
+def copy_all(targets: Iterable[Tensor], sources: Iterable[Tensor]) -> None:
+    """Each source into its target, of the same shape and type: one kernel per type instead of one per tensor."""
+    by_type: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
+    for pair in zip(targets, sources, strict=True):
+        by_type.setdefault(pair[0].dtype, []).append(pair)
+    for pairs in by_type.values():
+        torch._foreach_copy_([target for target, _ in pairs], [source for _, source in pairs])

@@ -107,7 +107,7 @@ def apply_update(run: Run, norm: Tensor) -> bool:
 
     The norm is that of the reduced gradient: all processes decide alike. Returns whether the update was taken.
     """
-    taken = math.isfinite(norm)
+    taken = is_finite(norm)
     if taken:
         run.optimizer.step()
         run.schedule.step()
@@ -123,6 +123,11 @@ def apply_update(run: Run, norm: Tensor) -> bool:
         run.skipped_in_row += 1
     run.optimizer.zero_grad(set_to_none=True)
     return taken
+
+
+def is_finite(norm: Tensor) -> bool:
+    """The one place where an update waits for the device: whether it is taken decides what the host does next."""
+    return math.isfinite(norm)
 
 
 # ---- what was wrong with an update ------------------------------------------------------------------------------------------------------

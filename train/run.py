@@ -32,7 +32,7 @@ from train.saving import Saver
 from train.sources import check_caches, check_poses, open_sources
 from train.start import Start, check_crops, load_weights, report_start, start_from_checkpoint, start_from_file, start_new
 from train.trackers import PATIENCE_S, Tracker, build_trackers
-from train.utils import build_lr_scheduler, build_optimizer
+from train.utils import HOW, build_lr_scheduler, build_optimizer
 from utils.errors import UserError, shorten
 from utils.files import format_config, remove_leftovers, write_atomic
 from utils.versions import versions
@@ -317,6 +317,8 @@ def restore(run: Run, start: Checkpoint, state: dict[str, Any]) -> None:
     if missing := RESUMED - state.keys():
         raise UserError(f"{start.path('optimizer')}: lacks {', '.join(sorted(missing))}; expected an _optimizer.pt file of this project")
     try:
+        for group, built in zip(state["optimizer"]["param_groups"], run.optimizer.param_groups, strict=False):
+            group |= {key: built[key] for key in HOW & built.keys()}  # how a step is computed is this program's business, not the file's
         run.optimizer.load_state_dict(state["optimizer"])
         run.schedule.load_state_dict(state["lr_scheduler"])
     except (ValueError, KeyError) as error:

@@ -1,6 +1,5 @@
 """Every registered network through the real command: it learns, resumes exactly, is measured, and starts from its published weights."""
 
-import copy
 import json
 import shutil
 
@@ -13,31 +12,19 @@ from core import MODELS, build_model, load_model, offered
 from core.convert import PUBLISHED, to_published
 from scripts.evaluate import main as evaluate
 from tests.core.networks import TINIES
-from tests.scripts.tiny import QUICK, TINY, assert_same, weights
+from tests.scripts.tiny import QUICK, RESIDUAL_POSE, assert_same, tiny_run, weights
 
 LIGHTER = [kind for kind in MODELS if kind != "foundation_stereo"]  # which the other tests of this room are about
 PLAIN = ["--enable_gradient_checkpointing", "false"]
-EVERY_TERM = {
-    "initial": "initial_disparity_loss",
-    "vertical": "vertical_loss",
-    "log_variance": "uncertainty_loss",
-    "pose": "pose_loss",
-}
-RESIDUAL_POSE = {"residual_pose": [1.0, 0.05]}  # without it there is nothing for a pose to be trained on
 
 
 @pytest.fixture
 def run_file(tmp_path):
-    """run_file(kind): a run of a network for seconds, with a loss of everything that it offers."""
+    """run_file(kind): see `tiny_run`."""
 
     def write(kind: str, **model) -> str:
-        section = {"type": kind, **(model or TINIES[kind])}
-        terms = {field: {"function": function} for field, function in EVERY_TERM.items() if field in offered(section)}
-        loss = {"stereo": {"sequence": {"function": "sequence_loss"}, **terms}}
-        data = copy.deepcopy(TINY["data"]) | {"image_sizes": [[64, 64]], "max_disparity": 32}
-        data["datasets"][0]["params"] |= RESIDUAL_POSE if "pose" in terms else {}
         path = tmp_path / f"{kind}.json"
-        path.write_text(json.dumps({**TINY, "model": section, "data": data, "loss": loss}))
+        path.write_text(json.dumps(tiny_run(kind, **model)))
         return str(path)
 
     return write

@@ -251,3 +251,21 @@ def test_two_processes(commands_on_two, train, tiny, tmp_path):
     first, second = weights(tmp_path / "one", 4), weights(tmp_path / "onto_two", 4)
     for name in first:
         torch.testing.assert_close(first[name], second[name], rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_how_the_optimizer_computes_is_not_taken_from_the_file(train, tiny, tmp_path):
+    """A checkpoint of a version, or a machine, whose Adam was not fused goes on with the one of this run."""
+    common = ["--config", tiny, *COMMON, "--save_every", 1, "--num_iterations", 2, "--workspace"]
+    assert train(*common, "run").code == 0
+    before = weights(tmp_path / "run", 2)
+    path = tmp_path / "run" / "checkpoint" / "00000001_optimizer.pt"
+    content = torch.load(path, weights_only=True)
+    assert content["optimizer"]["param_groups"][0]["fused"]
+    content["optimizer"]["param_groups"][0]["fused"] = None
+    torch.save(content, path)
+    path.with_name("00000001.json").unlink()  # the digests of what it was
+    outcome = train(*common, "run", "--checkpoint", 1)
+    assert outcome.code == 0, outcome.output
+    assert_same(weights(tmp_path / "run", 2), before)
+    after = torch.load(path.with_name("00000002_optimizer.pt"), weights_only=True)
+    assert after["optimizer"]["param_groups"][0]["fused"]

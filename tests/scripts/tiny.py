@@ -1,12 +1,16 @@
 """A network small enough to train in seconds, and what tests ask of its runs."""
 
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
+from core import offered
+from tests.core.networks import TINIES
 from train.trackers import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +37,24 @@ TINY = {
     "loss": {"stereo": {"sequence": {"function": "sequence_loss"}, "initial": {"function": "initial_disparity_loss"}}},
     "validation": {"every": 0},
 }
+EVERY_TERM = {
+    "initial": "initial_disparity_loss",
+    "vertical": "vertical_loss",
+    "log_variance": "uncertainty_loss",
+    "pose": "pose_loss",
+}
+RESIDUAL_POSE = {"residual_pose": [1.0, 0.05]}  # without it there is nothing for a pose to be trained on
 QUICK = ["--batch_size_forward", "2", "--num_iterations", "4", "--save_every", "2", "--log_every", "2", "--enable_mlflow", "false"]
+
+
+def tiny_run(kind: str, **model: Any) -> dict[str, Any]:
+    """A run file of any network, for seconds, with a loss of everything that it offers."""
+    section = {"type": kind, **(model or TINIES[kind])}
+    terms = {field: {"function": function} for field, function in EVERY_TERM.items() if field in offered(section)}
+    loss = {"stereo": {"sequence": {"function": "sequence_loss"}, **terms}}
+    data = copy.deepcopy(TINY["data"]) | {"image_sizes": [[64, 64]], "max_disparity": 32}
+    data["datasets"][0]["params"] |= RESIDUAL_POSE if "pose" in terms else {}
+    return {**TINY, "model": section, "data": data, "loss": loss}
 
 
 class Outcome:

@@ -1,9 +1,11 @@
 """The average of the weights, its warm-up and its state."""
 
+import copy
+
 import torch
 from torch import nn
 
-from train.ema import Ema
+from train.ema import Ema, LastStatistics
 
 
 def test_the_average_is_worked_out_by_hand():
@@ -50,3 +52,31 @@ def test_a_restored_average_goes_on_as_if_nothing_had_happened(tmp_path):
         ema.update(model)
         again.update(model)
     assert torch.equal(ema.module.weight, again.module.weight)
+
+
+def test_the_update_in_few_kernels_is_the_plain_one_bit_for_bit():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(5, 7))
+    ema, plain = Ema(model, 0.9), copy.deepcopy(model)
+    for step in range(1, 5):
+        for value in (*model.parameters(), *(buffer for buffer in model.buffers() if buffer.is_floating_point())):
+            value.data.copy_(torch.randn_like(value))
+        model[1].num_batches_tracked += step
+        ema.update(model)
+        for average, value in zip(plain.parameters(), model.parameters(), strict=True):
+            average.data.lerp_(value, 1 - min(0.9, (1 + step) / (10 + step)))
+        plain[1].load_state_dict({**plain[1].state_dict(), **dict(model[1].named_buffers())})
+        assert all(torch.equal(value, plain.state_dict()[name]) for name, value in ema.module.state_dict().items())
+
+
+def test_kept_statistics_come_back_whole():
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(4))
+    statistics = LastStatistics(model)
+    model[0].running_mean.fill_(2.0)
+    model[1].num_batches_tracked.fill_(7)
+    statistics.keep()
+    kept = {name: value.clone() for name, value in model.named_buffers()}
+    for value in model.buffers():
+        value.zero_()
+    statistics.restore()
+    assert all(torch.equal(value, kept[name]) for name, value in model.named_buffers())

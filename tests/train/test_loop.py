@@ -6,35 +6,12 @@ import math
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
 
 import train.run
 from tests.core.networks import TINIES
-from tests.scripts.tiny import TINY
-from train.config import load_config
 from train.loop import Seen, names, not_finite, update
-from train.run import Options, build_run
 from train.sample import StereoBatch
 from utils.errors import UserError
-
-
-@pytest.fixture
-def build(tmp_path):
-    """build(**options) -> a run on the tiny network, in this process."""
-    path = tmp_path / "tiny.json"
-    path.write_text(json.dumps(TINY))
-    runs = []
-
-    def run(*overrides, **options):
-        for state in (AcceleratorState, PartialState, GradientState):
-            state._reset_state()
-        settings = {"batch_size_forward": 1, "num_iterations": 100, "enable_mlflow": False, "save_every": 0, **options}
-        runs.append(build_run(load_config(path, overrides), Options(workspace=tmp_path / f"run{len(runs)}", **settings)))
-        return runs[-1]
-
-    yield run
-    for built in runs:
-        built.loader.close()
 
 
 def snapshot(run):

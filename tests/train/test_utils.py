@@ -34,6 +34,36 @@ def names_of(model, group):
     return [name for name, value in model.named_parameters() if id(value) in wanted]
 
 
+@pytest.mark.parametrize("kind", ["Adam", "AdamW"])
+def test_the_fused_step_is_the_plain_one_to_rounding(kind):
+    config = {"type": kind, "params": [{"params": {"include": ["*"]}, "lr": 1e-2, "weight_decay": 0.1}]}
+    fused, plain = network(), network()
+    optimizers = [build_optimizer(fused, config), build_optimizer(plain, {**config, "params": [{**config["params"][0], "foreach": False}]})]
+    assert optimizers[0].defaults["fused"] and not optimizers[1].defaults["fused"]
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(20):
+        for one, two in zip(fused.parameters(), plain.parameters(), strict=True):
+            one.grad = torch.randn(one.shape, generator=generator)
+            two.grad = one.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, two in zip(fused.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-5)
+    assert (fused["plain"].bias - network()["plain"].bias).abs().min() > 1e-3
+
+
+def test_clipping_in_few_kernels_is_the_plain_one_to_rounding():
+    found = []
+    for foreach in (True, False):
+        model = network()
+        for i, value in enumerate(model.parameters()):
+            value.grad = torch.full_like(value, 1.0 + i)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=foreach)
+        found.append([norm, *(value.grad for value in model.parameters())])
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, atol=0, rtol=1e-6)
+
+
 def test_patterns_divide_the_parameters():
     model = network()
     optimizer = build_optimizer(model, {"type": "AdamW", "params": TWO})
