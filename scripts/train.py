@@ -41,7 +41,8 @@ EVERY = {"type": click.IntRange(min=0), "show_default": True}
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key: --set data.datasets[0].weight=2. Repeatable.")
 @click.option("--overfit", type=click.IntRange(min=0), default=0, metavar="N", help="Train on the same N augmented samples for ever.")
 @click.option("--collective_timeout_s", default=1800, **COUNT, help="Seconds that processes wait for one another before the run ends.")
-@click.option("--dry_run", is_flag=True, help="Build everything, take one step, print the plan, write nothing.")
+@click.option("--dry_run", is_flag=True, help="Print the plan and the memory it takes, take one step, write nothing.")
+@click.option("--memory_gb", type=click.FloatRange(min=0, min_open=True), help="GiB that a process may take.  [default: those of its GPU]")
 @click.option("--detect_anomaly", is_flag=True, help="Name the first module whose output is not finite. Slow.")
 def main(config: str, overrides: tuple[str, ...], enable_mixed_precision: bool, precision: str | None, **options) -> None:
     """Train a stereo network as a configuration says, and keep checkpoints, previews and metrics in a workspace."""
@@ -68,7 +69,8 @@ def _train(name: str, overrides: tuple[str, ...], options: dict) -> None:
     config, settings = load_config(path, overrides), Options(**options, config_suffix=path.suffix)
     with StopSignals() as stop, naming(path), explained(), build_run(config, settings) as run:
         if run.options.dry_run:
-            click.echo(dry_run(run))
+            for part in dry_run(run):
+                click.echo(part)
         else:
             train(run, stop)
 

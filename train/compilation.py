@@ -1,6 +1,7 @@
 """The network by torch.compile, in place, so that no name of an entry changes: checkpoints are the same with and without."""
 
 import logging
+from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
@@ -11,9 +12,10 @@ from utils.errors import UserError, did_you_mean
 log = logging.getLogger("stereofoundry")
 
 
-def compile_network(network: nn.Module, config: CompileConfig) -> None:
-    """Forward and backward of `network` are compiled at the first step of each size. Raises UserError for an unknown backend, and for
-    gradient checkpointing, whose second pass leaves the batch statistics alone in a way that the tracer does not follow."""
+def compile_network(network: nn.Module, config: CompileConfig, sizes: int) -> None:
+    """Forward and backward of `network` are compiled at the first step of each of the `sizes` of `data.image_sizes`, for that size alone:
+    code for any size is slower. Whole images of a validation take `plain`. Raises UserError for an unknown backend, and for gradient
+    checkpointing, whose second pass leaves the batch statistics alone in a way that the tracer does not follow."""
     if not config.enabled:
         return
     if network.gradient_checkpointing:
@@ -25,5 +27,12 @@ def compile_network(network: nn.Module, config: CompileConfig) -> None:
         raise UserError(
             f"compile.backend: found '{config.backend}'; expected one of {', '.join(known)}{did_you_mean(config.backend, known)}"
         )
-    network.compile(mode=config.mode, backend=config.backend)
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, sizes + 1)  # beyond it, torch goes on uncompiled and says nothing
+    network.compile(mode=config.mode, backend=config.backend, dynamic=False)
     log.info("the network is compiled by torch.compile (%s, %s): the first steps of each size take minutes", config.backend, config.mode)
+
+
+def plain() -> AbstractContextManager[object]:
+    """What runs inside is not compiled, and compiles nothing: for images of any size."""
+    return torch.compiler.set_stance("force_eager")

@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from core.inference import Estimate, estimate
+from train.compilation import plain
 from train.dataloader import MixtureDataset, plan_batch, torch_seed
 from train.evaluation import constant_epe, constant_pose_mse, validate
 from train.marks import mark, marked, of_validation
@@ -53,11 +54,12 @@ def train(run: Run, stop: StopSignals) -> None:
         bar.update()
         pace.show(bar)
         if due(done, options.log_every, total):
-            report_training(run, done, pace)
+            with run.costs.of("log"):
+                report_training(run, done, pace)
         if not run.stopped:  # who asks for an end may not wait for it: what is due now is measured first by the run that goes on
             measure(run, done)
         if due(done, options.save_every, done if run.stopped else total):
-            with pace.saving():
+            with run.costs.of("save"):
                 save(run, done)
         if run.stopped:
             break
@@ -92,14 +94,15 @@ def update(run: Run, step: int) -> None:
     if not apply_update(run, norm):  # what it saw would make the means of its whole window NaN
         report_skipped(run, step, norm, seen)
         return
-    run.means.add({"grad_norm": norm})
-    for one, counted in zip(seen, counts, strict=True):
-        if not counted:  # L1 has a finite gradient where its value has none
-            listed = shorten(name for name, bad in zip(names(one.batch), not_finite(one), strict=True) if bad)
-            log.warning("step %d: the loss is not finite, but its gradient is; left out of the means: %s", step, listed)
-            continue
-        run.means.add(one.parts, run.objective.counts(one.batch))
-        run.metrics.add(one.disparity, one.batch.disparity, one.batch.valid, one.batch.datasets)
+    with run.costs.of("metrics"):
+        run.means.add({"grad_norm": norm})
+        for one, counted in zip(seen, counts, strict=True):
+            if not counted:  # L1 has a finite gradient where its value has none
+                listed = shorten(name for name, bad in zip(names(one.batch), not_finite(one), strict=True) if bad)
+                log.warning("step %d: the loss is not finite, but its gradient is; left out of the means: %s", step, listed)
+                continue
+            run.means.add(one.parts, run.objective.counts(one.batch))
+            run.metrics.add(one.disparity, one.batch.disparity, one.batch.valid, one.batch.datasets)
 
 
 def apply_update(run: Run, norm: Tensor) -> bool:
@@ -111,9 +114,10 @@ def apply_update(run: Run, norm: Tensor) -> bool:
     if taken:
         run.optimizer.step()
         run.schedule.step()
-        if run.ema is not None:
-            run.ema.update(run.network)
-        run.statistics.keep()
+        with run.costs.of("ema"):
+            if run.ema is not None:
+                run.ema.update(run.network)
+            run.statistics.keep()
         run.skipped_in_row = 0
     else:
         if run.accelerator.scaler is not None:  # it has seen the infinite gradients when they were unscaled, and lowers its scale
@@ -178,11 +182,11 @@ class Pace:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._shown = 0.0
-        self._saves, self._all_saving, self._all_seconds = 0, 0.0, 0.0
+        self._all_seconds = 0.0
         self._reset()
 
     def _reset(self) -> None:
-        self._seconds, self._steps, self._saving = 0.0, 0, 0.0
+        self._seconds, self._steps = 0.0, 0
         self._run.loader.wait_s = 0.0
 
     @contextmanager
@@ -194,22 +198,12 @@ class Pace:
         self._all_seconds += seconds
         self._steps += 1
 
-    @contextmanager
-    def saving(self) -> Iterator[None]:
-        """Around what the loop itself does of a save: the copy, and the wait for the one before. The report of a step comes before it."""
-        start = time.perf_counter()
-        yield
-        seconds = time.perf_counter() - start
-        self._saving += seconds
-        self._all_saving += seconds
-        self._saves += 1
-
     def report_saving(self) -> None:
-        """Of the whole loop, as a log line."""
-        if self._saves:
-            share = 100 * self._all_saving / max(self._all_seconds, 1e-9)
-            times = f"{self._saves} checkpoint{'s' if self._saves > 1 else ''}"
-            log.info("saving %s held the loop up for %.3f s, %.3f %% of its steps' time", times, self._all_saving, share)
+        """What the loop itself did of all saves, the copies and the waits for the one before, as a log line."""
+        seconds, saves = self._run.costs.total("save")
+        if saves:
+            share, times = 100 * seconds / max(self._all_seconds, 1e-9), f"{saves} checkpoint{'s' if saves > 1 else ''}"
+            log.info("saving %s held the loop up for %.3f s, %.3f %% of its steps' time", times, seconds, share)
 
     @property
     def samples_per_s(self) -> float:
@@ -227,11 +221,11 @@ class Pace:
 
     def take(self) -> dict[str, float]:
         """What was measured since the last call."""
-        wait, saving = self._run.loader.wait_s, self._saving
-        seconds, steps = max(self._seconds, 1e-9), max(self._steps, 1)
-        found = {"samples_per_s": self.samples_per_s, "step_s": seconds / steps, "data_wait_s": wait / steps, "save_s": saving}
+        wait, seconds, steps = self._run.loader.wait_s, max(self._seconds, 1e-9), max(self._steps, 1)
+        shares = self._run.costs.take(seconds) | {"data_wait_share": wait / seconds}
+        found = {"samples_per_s": self.samples_per_s, "step_s": seconds / steps, "data_wait_s": wait / steps}
         self._reset()
-        return found | {"data_wait_share": wait / seconds, "save_share": saving / seconds}
+        return found | shares
 
 
 def report_training(run: Run, done: int, pace: Pace) -> None:
@@ -247,9 +241,10 @@ def report_training(run: Run, done: int, pace: Pace) -> None:
     )
     run.tracker.log(record, done)
     log.info(
-        "step %d/%d: loss %.4f, EPE %.3f px, bad-1 %.1f %%, lr %.2e, %.2f samples/s, waited %.1f %% for data, %.1f GiB, %s left%s",
+        "step %d/%d: loss %.4f, EPE %.3f px, bad-1 %.1f %%, lr %.2e, %.2f samples/s, waited %.1f %% for data, %.1f %% overhead, "
+        "%.1f GiB, %s left%s",
         done, run.options.num_iterations, losses.get("loss", math.nan), errors["epe"], errors["bad_1"], rates["lr"],
-        speed["samples_per_s"], 100 * speed["data_wait_share"], record["memory_gib"],
+        speed["samples_per_s"], 100 * speed["data_wait_share"], 100 * speed["share/all"], record["memory_gib"],
         timedelta(seconds=round((run.options.num_iterations - done) * speed["step_s"])), f", {run.skipped} skipped" if run.skipped else "",
     )  # fmt: skip
 
@@ -260,7 +255,8 @@ def measure(run: Run, done: int) -> None:
     if len(run.held) and (done == 0 or due(done, every, options.num_iterations)):
         report_validation(run, done)
     if done and due(done, options.vis_every, options.num_iterations):
-        report_previews(run, done)
+        with run.costs.of("previews"):
+            report_previews(run, done)
 
 
 def report_validation(run: Run, done: int) -> None:
@@ -314,7 +310,7 @@ def preview_samples(run: Run) -> list[tuple[str, StereoSample]]:
 
 def predict(run: Run, sample: StereoSample) -> Estimate:
     """By the network and in the precision of the validation."""
-    with run.accelerator.autocast():
+    with run.accelerator.autocast(), plain():
         return estimate(run.measured, sample.left, sample.right, iters=run.config.validation.iterations)
 
 

@@ -1,24 +1,48 @@
-"""What a run would be, in words and tables, and one step to prove it. Nothing is written."""
+"""What a run would be, in words and tables, with the memory it takes, and one step to prove it. Nothing is written."""
 
 import math
 import time
+from collections.abc import Iterator
 
 from train.loop import update
+from train.memory import available_bytes, check_memory, memory_table, planner_of, setting_of, usable_bytes
 from train.run import Run
 from train.start import weights_table
 from train.utils import parameter_table
-from utils.versions import peak_memory_gib
+from utils.versions import peak_memory_gib, reset_peak_memory
 
 
-def dry_run(run: Run) -> str:
-    """Take one step, write nothing, and say what the run would be."""
-    start = time.perf_counter()
+def dry_run(run: Run) -> Iterator[str]:
+    """Say what the run would be and what memory it would take; then take a step, and say how it was. Nothing is written.
+
+    Raises UserError for a run that does not fit. One that fits into `--memory_gb` and not into this machine is not tried.
+    """
+    yield describe(run)
+    planner, setting, usable = planner_of(run), setting_of(run), usable_bytes(run)
+    found = planner.estimate(setting)
+    yield "\n" + "\n".join(memory_table(setting, found, usable, None if usable is None else planner.largest_batch(setting, usable)))
+    if usable is not None:
+        check_memory(planner, setting, found, usable)
+    here = available_bytes(run)
+    if here is not None and found.total > here:
+        yield f"\nno step is taken: {here / 2**30:.2f} GiB are free here"
+    else:
+        yield "\n" + take_step(run)
+
+
+def take_step(run: Run) -> str:
+    """The first step; on a GPU a second one, whose peak holds the optimizer's states as all later ones do."""
+    start, device = time.perf_counter(), run.accelerator.device
     update(run, run.first_step)
     seconds = time.perf_counter() - start
     losses, errors = run.means.reduce(), run.metrics.reduce()
+    if device.type == "cuda" and run.options.num_iterations > run.first_step + 1:
+        reset_peak_memory(device)
+        update(run, run.first_step + 1)
     return (
-        f"{describe(run)}\n\none step: {seconds:.1f} s with start-up, loss {losses.get('loss', math.nan):.4f}, EPE {errors['epe']:.3f} px, "
-        f"gradient norm {losses.get('grad_norm', math.nan):.3g}, peak memory {peak_memory_gib(run.accelerator.device):.2f} GiB"
+        f"one step: {seconds:.1f} s with start-up, loss {losses.get('loss', math.nan):.4f}, EPE {errors['epe']:.3f} px, "
+        f"gradient norm {losses.get('grad_norm', math.nan):.3g}, measured peak memory {peak_memory_gib(device):.2f} GiB"
+        f"{' of the whole process, with its libraries' if device.type == 'cpu' else ''}"
     )
 
 

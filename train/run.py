@@ -5,14 +5,14 @@ The steps themselves are in `loop`.
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self, TextIO
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, broadcast_object_list
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, InitProcessGroupKwargs, broadcast_object_list
 from torch import Tensor, nn
 
 from core import MODELS
@@ -21,11 +21,13 @@ from train.anomaly import AnomalyDetector
 from train.checkpoint import SUFFIXES, Checkpoint, Checkpoints
 from train.compilation import compile_network
 from train.config import RunConfig, differences, flatten
+from train.costs import Costs
 from train.dataloader import Mixture, TrainLoader, default_workers
 from train.ema import Ema, LastStatistics
 from train.evaluation import ValidationSet
 from train.losses import Objective
 from train.marks import Best, mark, unmark
+from train.memory import check_run
 from train.metrics import Means, MetricSums
 from train.preflight import check_writable, claim_workspace, report_preflight
 from train.saving import Saver
@@ -52,6 +54,7 @@ NOT_COMPARED = {
     "dry_run",
     "detect_anomaly",
     "collective_timeout_s",
+    "memory_gb",
     "checkpoints.keep_last",
     "checkpoints.keep_every",
 }  # fmt: skip - what changes no number
@@ -81,6 +84,7 @@ class Options:
     dry_run: bool = False
     detect_anomaly: bool = False
     collective_timeout_s: int = 1800
+    memory_gb: float | None = None
     config_suffix: str = ".json"
 
     def dump(self) -> dict[str, Any]:
@@ -114,6 +118,7 @@ class Run:
     carried: dict[str, Tensor]  # entries of published weights that the network has no place for; every checkpoint holds them
     versions: dict[str, str]
     best: Best | None  # None: nothing is measured, or no metric is named
+    costs: Costs = field(default_factory=Costs)
     anomaly: AnomalyDetector | None = None
     claim: TextIO | None = None  # of the workspace, see `preflight.claim_workspace`; on the first process
     skipped: int = 0
@@ -164,7 +169,7 @@ def build_run(config: RunConfig, options: Options) -> Run:
     schedule = build_lr_scheduler(optimizer, config.lr_scheduler, options.num_iterations)
     ema = Ema(network, config.ema.decay) if options.enable_ema else None
     model, optimizer = accelerator.prepare(network, optimizer)  # not the schedule: a prepared one steps once per process
-    compile_network(network, config.compile)  # what accelerate has put into it as well
+    compile_network(network, config.compile, len(config.data.image_sizes))  # what accelerate has put into it as well
     objective = Objective(config.loss)
     state = None if start is None else start.load("optimizer")
     run = Run(
@@ -197,6 +202,8 @@ def build_run(config: RunConfig, options: Options) -> Run:
     if options.detect_anomaly:
         run.anomaly = AnomalyDetector(network)
     report_preflight(run)
+    if not options.dry_run:
+        check_run(run)
     if accelerator.is_main_process and not options.dry_run:
         _open_workspace(run, start, state)
     accelerator.wait_for_everyone()
@@ -245,8 +252,11 @@ def _build_accelerator(options: Options) -> Accelerator:
             num_steps=options.gradient_accumulation_steps, sync_with_dataloader=False, adjust_scheduler=False
         ),
         cpu=on_cpu,
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),  # no second copy of the gradients
+            InitProcessGroupKwargs(timeout=timedelta(seconds=options.collective_timeout_s)),
+        ],
         step_scheduler_with_optimizer=False,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=options.collective_timeout_s))],
     )
 
 

@@ -154,7 +154,7 @@ def build_lr_scheduler(optimizer: Optimizer, config: Config, total_steps: int, w
 
     Everything is tried out on a stand-in first; `UserError` for what cannot work.
     """
-    trial = _construct(_stand_in(optimizer), config, total_steps, where, stage=False)
+    trial = _construct(stand_in(optimizer), config, total_steps, where, stage=False)
     _rehearse(trial, total_steps, where)
     return _construct(optimizer, config, total_steps, where, stage=False)
 
@@ -271,11 +271,12 @@ def _factor(text: Any, steps: int, where: str) -> Factor:
     return factor
 
 
-def _stand_in(optimizer: Optimizer) -> Optimizer:
+def stand_in(optimizer: Optimizer, side: int = 1) -> Optimizer:
+    """One of the same class and settings for one small parameter per group, (side, side)."""
     known = inspect.signature(type(optimizer)).parameters.keys() - {"params"}
     groups = [{key: value for key, value in group.items() if key in known} for group in optimizer.param_groups]
     kind: Any = type(optimizer)
-    return kind([{"params": [torch.zeros(1, 1, requires_grad=True)], **group} for group in groups])
+    return kind([{"params": [torch.zeros(side, side, requires_grad=True)], **group} for group in groups])
 
 
 def _rehearse(schedule: LRScheduler, steps: int, where: str) -> None:

@@ -14,7 +14,7 @@ import torch
 from tests.claims import claimed_by_another_process
 from tests.fsd_layout import write_pair
 from tests.scripts.tiny import QUICK, ROOT, TINY, assert_same, weights
-from train import preflight
+from train import memory, preflight
 
 FEW = [*QUICK, "--config"]
 
@@ -42,7 +42,7 @@ def test_options_are_exactly_the_documented_ones_with_their_defaults():
     assert {name: found[name] for name in documented} == documented
     assert str(found["--workspace"]) == "workspace/stereo_train"
     others = {"--workspace", "--checkpoint", "--init_only", "--precision", "--set", "--overfit", "--dry_run", "--detect_anomaly"}
-    others |= {"--collective_timeout_s"}
+    others |= {"--collective_timeout_s", "--memory_gb"}
     assert set(found) == {*documented, *others}
 
 
@@ -64,11 +64,21 @@ def test_a_run_leaves_checkpoints_configuration_metrics_and_previews(train, tiny
     assert torch.load(run / "checkpoint" / "00000004_optimizer.pt", weights_only=True)["config"] == effective
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     merged = {key: value for line in lines for key, value in line.items()}
-    expected = {"train/loss", "train/sequence", "train/epe", "train/made/epe", "train/grad_norm", "lr", "samples_per_s", "data_wait_s"}
+    expected = {
+        "train/loss",
+        "train/sequence",
+        "train/epe",
+        "train/made/epe",
+        "train/grad_norm",
+        "lr",
+        "samples_per_s",
+        "data_wait_s",
+        "share/all",
+    }
     assert expected | {"memory_gib", "val/epe", "val/made/d1_all", "val/epe_constant"} <= merged.keys()
     assert [line["step"] for line in lines if "val/epe" in line] == [0, 2, 4]
-    saving = {line["step"]: line["save_s"] for line in lines if "save_s" in line}
-    assert saving.keys() == {2, 4} and saving[2] == 0 < saving[4] == pytest.approx(lines[-2]["save_share"] * 2 * lines[-2]["step_s"])
+    saving = {line["step"]: line["share/save"] for line in lines if "share/save" in line}
+    assert saving.keys() == {2, 4} and saving[2] == 0 < saving[4]  # the report of a step comes before it is saved
     assert re.search(r"saving 2 checkpoints held the loop up for \d+\.\d+ s, \d+\.\d{3} % of its steps' time", outcome.output)
     assert len(list((run / "vis" / "step_00000004").glob("*.png"))) == 2
 
@@ -146,9 +156,19 @@ def test_overfitting_lowers_the_error(train, tiny, tmp_path):
 def test_a_dry_run_prints_the_plan_and_writes_nothing(train, tiny, tmp_path):
     outcome = train(*FEW, tiny, "--workspace", "run", "--dry_run")
     assert outcome.code == 0, outcome.output
-    for word in ("parameters", "made", "stereo: sequence", "2 samples (2 x 1 accumulated x 1 processes)", "gradient norm"):
+    words = ("parameters", "made", "stereo: sequence", "2 samples (2 x 1 accumulated x 1 processes)", "gradient norm", "kept for backward")
+    for word in (*words, "memory of a process, estimated (2 x 96 x 64, fp32, gradient checkpointing on)", "largest --batch_size_forward"):
         assert word in outcome.output, word
     assert {path.name for path in tmp_path.iterdir()} == {"tiny.json"}
+
+
+def test_a_dry_run_plans_for_a_memory_that_is_not_here(train, tiny, tmp_path, monkeypatch):
+    plan = [*FEW, tiny, "--workspace", "run", "--dry_run", "--memory_gb"]
+    refused(train(*plan, 0.01), "memory: 2 x 96 x 64 in fp32 needs about", "what fits")
+    monkeypatch.setattr(memory, "_container_limits", lambda: iter([2**20]))
+    outcome = train(*plan, 24)
+    assert outcome.code == 0 and "can be used                          21.60 GiB" in outcome.output, outcome.output
+    assert "no step is taken: 0.0" in outcome.output and "gradient norm" not in outcome.output
 
 
 def test_a_run_says_what_it_is_short_of_and_what_it_runs_on(train, tiny, tmp_path, monkeypatch):

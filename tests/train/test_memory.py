@@ -1,0 +1,176 @@
+"""What the planner says before a step against what torch's allocator counts in it, and what a run is told where it does not fit."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from core import MODELS
+from tests.core.networks import tiny_of
+from tests.scripts.tiny import TINY, tiny_run
+from train import memory
+from train.loop import update
+from train.losses import Objective
+from train.memory import GIB, Memory, Planner, Setting, check_memory, memory_table, planner_of, setting_of, state_bytes
+from train.utils import build_optimizer
+from utils.errors import UserError
+
+SIZE = (192, 128)
+# Estimated of measured. What is missing are copies that convolutions of a CPU make while they run: most at full resolution.
+TOLERANCE = {"foundation_stereo": (0.93, 1.03), "raft_stereo": (0.96, 1.03), "crestereo": (0.96, 1.03), "unet": (0.6, 1.03)}
+
+
+def planner(kind, **changes):
+    model = tiny_of(kind, **changes)
+    optimizer = build_optimizer(model, {"type": "AdamW", "params": [{"params": {"include": ["*"]}, "lr": 1e-4}]})
+    return Planner(model, Objective(tiny_run(kind)["loss"]), optimizer, labels=["stereo"])
+
+
+def measured(network, step):
+    """Peak of what torch's allocator hands out during a step, in bytes."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        step(network)
+    events = sorted((e.start_ns(), e.nbytes()) for e in found.profiler.kineto_results.events() if e.name() == "[memory]")
+    now = peak = 0
+    for _, size in events:
+        now += size
+        peak = max(peak, now)
+    return peak
+
+
+@pytest.mark.parametrize("kind", list(MODELS))
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_estimate_is_what_torch_allocates(kind, checkpointing, precision):
+    plan = planner(kind)
+    setting = Setting(2, SIZE, precision, checkpointing)
+    found = plan.estimate(setting)
+    network = tiny_of(kind)
+    network.gradient_checkpointing = checkpointing
+    batch, objective = plan._batch(setting), Objective(tiny_run(kind)["loss"])
+    for value in (batch.left, batch.right, batch.disparity):
+        value.zero_()
+    batch.valid = batch.disparity == 0
+
+    def step(network):
+        inputs = replace(batch, **{name: getattr(batch, name).clone() for name in ("left", "right", "disparity", "valid")})
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            output = network(inputs.left, inputs.right)
+        objective(output, inputs)[0].backward()
+        network.zero_grad()
+
+    step(network)  # what libraries set up once is not of a step
+    low, high = TOLERANCE[kind]
+    ratio = (found.gradients + found.kept + found.working) / measured(network, step)
+    print("RATIO", kind, checkpointing, precision, f"{ratio:.4f}")
+    assert low < ratio < high, f"{ratio:.4f}"
+
+
+def test_the_network_and_the_generators_stay_as_they_were():
+    plan = planner("foundation_stereo", dropout=0.5)
+    before, generator = {name: value.clone() for name, value in plan._network.state_dict().items()}, torch.get_rng_state()
+    plan.estimate(Setting(1, (64, 64), "fp32", True))
+    assert all(torch.equal(value, before[name]) for name, value in plan._network.state_dict().items())
+    assert all(value.grad is None for value in plan._network.parameters()) and not plan._network.gradient_checkpointing
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+def test_samples_add_the_same_each_and_the_largest_batch_just_fits():
+    plan, setting = planner("raft_stereo"), Setting(2, (96, 64), "fp32", False)
+    totals = [plan.estimate(replace(setting, batch=batch)).total for batch in (2, 3, 9)]
+    assert totals[2] == pytest.approx(totals[0] + 7 * (totals[1] - totals[0]), rel=1e-3)
+    assert plan.largest_batch(setting, totals[2]) == 9 and plan.largest_batch(setting, totals[2] - 1) == 8
+    assert plan.largest_batch(setting, 1000) == 0
+
+
+def test_gradients_that_are_there_from_the_start_are_counted_whole():
+    plan, setting = planner("unet"), Setting(2, (64, 64), "fp32", False)
+    late = plan.estimate(setting)
+    plan._early = True
+    early, weights = plan.estimate(setting), sum(value.numel() * 4 for value in plan._network.parameters())
+    assert early.gradients == weights > late.gradients
+    assert late.total < early.total <= late.total + weights
+
+
+@pytest.mark.parametrize(("kind", "values"), [("AdamW", 2), ("Adam", 2), ("SGD", 0), ("RMSprop", 1), ("Adadelta", 2)])
+def test_states_of_an_optimizer_are_counted_as_it_makes_them(kind, values):
+    model = tiny_of("unet")
+    optimizer = build_optimizer(model, {"type": kind, "params": [{"params": {"include": ["*"]}, "lr": 1e-4}]})
+    for value in model.parameters():
+        value.grad = torch.ones_like(value)
+    expected = state_bytes(optimizer)
+    optimizer.step()
+    kept = sum(
+        entry.numel() * 4 for state in optimizer.state.values() for entry in state.values() if torch.is_tensor(entry) and entry.dim()
+    )
+    assert kept == values * 4 * sum(value.numel() for value in model.parameters())
+    assert expected == pytest.approx(kept, rel=1e-3)
+
+
+def test_a_plan_counts_averages_and_the_states_that_a_run_will_have(build):
+    run = build(config=tiny_run("unet"), batch_size_forward=2)
+    found = planner_of(run).estimate(setting_of(run))
+    weights = sum(value.numel() * value.element_size() for value in run.network.state_dict().values())
+    statistics = sum(value.numel() * value.element_size() for value in run.network.buffers())
+    assert (found.weights, found.copies) == (weights, weights + statistics)
+    update(run, 0)
+    states = [entry for state in run.optimizer.state.values() for entry in state.values()]
+    assert found.optimizer == pytest.approx(sum(entry.numel() * 4 for entry in states), rel=1e-3)
+
+
+def test_the_table_adds_up():
+    found = Memory(weights=GIB, copies=2 * GIB, optimizer=3 * GIB, gradients=4 * GIB, kept=5 * GIB, working=6 * GIB)
+    lines = memory_table(Setting(4, (640, 480), "bf16", True), found, 22.5 * GIB, 7)
+    assert lines[0] == "memory of a process, estimated (4 x 640 x 480, bf16, gradient checkpointing on)"
+    assert [float(line.split()[-2]) for line in lines[1:8]] == [1, 2, 3, 4, 5, 6, 21]
+    assert "22.50 GiB" in lines[8] and lines[9].split()[-1] == "7"
+
+
+def test_what_does_not_fit_is_told_what_would():
+    plan, setting = planner("raft_stereo"), Setting(4, (96, 64), "fp32", False)
+    found = plan.estimate(setting)
+    check_memory(plan, setting, found, found.total)
+    least = {name: plan.estimate(replace(setting, **change)).total for name, change in
+             (("saving", {"checkpointing": True}), ("low", {"precision": "bf16"}))}  # fmt: skip
+    with pytest.raises(UserError, match=r"^memory: 4 x 96 x 64 in fp32 needs about 0\.\d+ GiB .*--batch_size_forward 3 with") as one:
+        check_memory(plan, setting, found, found.total - 1)
+    assert "--enable_gradient_checkpointing true" in str(one.value) and "--precision bf16" in str(one.value)
+    with pytest.raises(UserError) as two:
+        check_memory(plan, setting, found, max(least.values()) - 1)
+    named = [name for name, option in (("saving", "checkpointing true"), ("low", "precision bf16")) if option in str(two.value)]
+    assert named == [min(least, key=least.get)]
+    with pytest.raises(UserError, match="what fits: smaller crops"):
+        check_memory(plan, setting, found, 1000)
+
+
+def test_a_run_that_cannot_fit_ends_before_its_first_step_and_writes_nothing(build, tmp_path):
+    with pytest.raises(UserError, match=r"^memory: 2 x 96 x 64 in fp32 needs about"):
+        build(memory_gb=0.001, batch_size_forward=2)
+    assert not (tmp_path / "run0").exists()
+
+
+def test_a_step_is_the_same_where_memory_is_limited(build):
+    plain, limited = build(config=tiny_run("unet")), build(config=tiny_run("unet"), memory_gb=64.0)
+    for run in (plain, limited):
+        update(run, 0)
+    assert all(torch.equal(value, limited.network.state_dict()[name]) for name, value in plain.network.state_dict().items())
+
+
+def test_what_cannot_be_estimated_does_not_stop_a_run(build, monkeypatch, caplog):
+    def fails(self, setting):
+        raise NotImplementedError("no form without content\nand more")
+
+    monkeypatch.setattr(Planner, "estimate", fails)
+    with caplog.at_level("WARNING", "stereofoundry"):
+        build(config=TINY, memory_gb=64.0)
+    assert "memory: cannot be estimated (no form without content)" in caplog.text
+
+
+def test_the_memory_of_a_container_counts(build, monkeypatch, tmp_path):
+    run = build(config=tiny_run("unet"))
+    free = memory.available_bytes(run)
+    assert free is not None and free > 2**20
+    monkeypatch.setattr(memory, "_container_limits", lambda: iter([2**20]))
+    held = memory.available_bytes(run)
+    assert held is not None and 2**20 < held < 2**27

@@ -1,0 +1,326 @@
+"""How much memory an update takes, told before it is taken: the step runs on tensors that have shapes and no content, on any machine.
+
+Whatever torch would allocate is counted when it is made and when it is let go, so that the highest sum is what torch's allocator would
+report. Not seen is what a kernel takes for itself, what is lost between blocks, and the context of a GPU: `HEADROOM` is kept for them.
+"""
+
+import copy
+import itertools
+import logging
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from train.losses import Objective
+from train.sample import StereoBatch
+from train.utils import stand_in
+from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from train.run import Run
+
+log = logging.getLogger("stereofoundry")
+
+HEADROOM = 0.1  # share of the memory that is not planned with
+LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the memory of a step depends on, beside the network. size: (width, height) of the crops."""
+
+    batch: int
+    size: tuple[int, int]
+    precision: str
+    checkpointing: bool
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one process, at the moment of an update when they are most. kept: by the forward pass for the backward pass; working: what
+    is there beside that, such as what is computed anew."""
+
+    weights: int
+    copies: int
+    optimizer: int
+    gradients: int
+    kept: int
+    working: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.copies + self.optimizer + self.gradients + self.kept + self.working
+
+
+class Planner:
+    """Estimates for one run in this and in other settings. iterations: None for the network's own number; labels: of the data sets.
+
+    fixed: averages and statistics that are kept beside the weights, in bytes. early: gradients are there from the start, as where they
+    are accumulated or lie in the buckets of several processes.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: Objective,
+        optimizer: Optimizer,
+        *,
+        labels: Sequence[str],
+        iterations: int | None = None,
+        fixed: int = 0,
+        early: bool = False,
+    ) -> None:
+        self._network, self._objective, self._labels, self._iterations = network, objective, labels, iterations
+        self._early, self._fixed = early, fixed
+        self._weights = _bytes(itertools.chain(network.parameters(), network.buffers()))
+        self._optimizer = state_bytes(optimizer)
+
+    def estimate(self, setting: Setting) -> Memory:
+        """The peak of an update, from its second on: the first one makes the states of the optimizer."""
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        network = _without_content(self._network, mode)
+        network.gradient_checkpointing = setting.checkpointing
+        if self._early:
+            with mode:
+                for value in trained(network):
+                    value.grad = torch.empty_like(value)
+        early = [value.grad for value in network.parameters() if value.grad is not None]
+        live = _Live([*network.parameters(), *network.buffers(), *early])
+        low = LOW.get(setting.precision)
+        with mode, live:
+            for value in [] if self._early else trained(network):
+                value.register_post_accumulate_grad_hook(live.is_gradient)
+            batch = self._batch(setting)
+            with torch.autocast("cpu", low, enabled=low is not None):
+                output = network(batch.left, batch.right, iters=self._iterations)
+            loss, _ = self._objective(output, batch)
+            kept = live.now
+            loss.backward()
+        activations = live.peak - live.gradients_at_peak
+        return Memory(
+            weights=self._weights,
+            copies=self._fixed,
+            optimizer=self._optimizer,
+            gradients=live.gradients_at_peak + _bytes(early),
+            kept=min(kept, activations),
+            working=max(activations - kept, 0),
+        )
+
+    def largest_batch(self, setting: Setting, limit: float) -> int:
+        """The most samples of a forward pass that stay below `limit` bytes; 0 when one does not. Each sample adds the same."""
+        two, three = (self.estimate(replace(setting, batch=batch)).total for batch in (2, 3))  # of one, batch norm may refuse the crop
+        guess = max(int(2 + (limit - two) // (three - two)), 0)
+        while guess and self.estimate(replace(setting, batch=guess)).total > limit:
+            guess -= 1
+        return guess
+
+    def _batch(self, setting: Setting) -> StereoBatch:
+        width, height = setting.size
+        labels = [self._labels[i % len(self._labels)] for i in range(setting.batch)]
+        left, right = (torch.empty(setting.batch, 3, height, width) for _ in range(2))
+        disparity = torch.empty(setting.batch, height, width)
+        names = [""] * setting.batch
+        return StereoBatch(left, right, disparity, torch.empty_like(disparity, dtype=torch.bool), names, names, labels)
+
+
+class _Live(TorchDispatchMode):
+    """Bytes of the storages that were made inside and are still in use, their highest sum, and how much of it was gradients.
+
+    before: tensors that were there already; operators hand out views of them.
+    """
+
+    def __init__(self, before: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.now = self.peak = self.gradients = self.gradients_at_peak = 0
+        self._before = [value.untyped_storage() for value in before]  # kept, so that no other gets the same id
+        self._seen = {id(storage) for storage in self._before}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in tree_iter(result):
+            if isinstance(value, Tensor):
+                self._made(value.untyped_storage())
+        return result
+
+    def is_gradient(self, parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            self.gradients += parameter.grad.untyped_storage().nbytes()
+
+    def _made(self, storage: torch.UntypedStorage) -> None:
+        if id(storage) in self._seen:
+            return
+        self._seen.add(id(storage))
+        self.now += storage.nbytes()
+        if self.now > self.peak:
+            self.peak, self.gradients_at_peak = self.now, self.gradients
+        weakref.finalize(storage, self._gone, id(storage), storage.nbytes())
+
+    def _gone(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self.now -= size
+
+
+def _without_content(network: nn.Module, mode: FakeTensorMode) -> nn.Module:
+    """The network with parameters and buffers that are shapes alone, and without what accelerate has put around its forward pass."""
+    memo: dict[int, Any] = {id(value): mode.from_tensor(value.detach().cpu()) for value in network.buffers()}
+    for value in network.parameters():
+        memo[id(value)] = nn.Parameter(mode.from_tensor(torch.empty_like(value, device="cpu")), requires_grad=value.requires_grad)
+    found = copy.deepcopy(network, memo)
+    found.__dict__.pop("forward", None)
+    return found
+
+
+def state_bytes(optimizer: Optimizer) -> int:
+    """What an optimizer keeps for its parameters, by what it keeps for a small stand-in."""
+    trial, side = stand_in(optimizer, 64), 64
+    for group in trial.param_groups:
+        group["params"][0].grad = torch.zeros(side, side)
+    trial.step()
+    total = 0
+    for group, small in zip(optimizer.param_groups, trial.param_groups, strict=True):
+        kept = _bytes(entry for entry in trial.state[small["params"][0]].values() if isinstance(entry, Tensor))
+        total += sum(value.numel() for value in group["params"]) * kept // side**2
+    return total
+
+
+def trained(network: nn.Module) -> list[nn.Parameter]:
+    return [value for value in network.parameters() if value.requires_grad]
+
+
+def _bytes(values: Iterable[Tensor]) -> int:
+    return sum(value.numel() * value.element_size() for value in values)
+
+
+# ---- what a run is told -----------------------------------------------------------------------------------------------------------------
+
+
+def planner_of(run: "Run") -> Planner:
+    """For the run as it is on one process."""
+    return Planner(
+        run.network,
+        run.objective,
+        run.optimizer.optimizer,
+        labels=[source.label_type for source in run.mix.sources],
+        iterations=run.config.training.iterations,
+        fixed=_copies(run),
+        early=run.options.gradient_accumulation_steps > 1 or run.accelerator.num_processes > 1,
+    )
+
+
+def _copies(run: "Run") -> int:
+    """Averages, and the statistics of the last good update."""
+    return _bytes(run.network.buffers()) + (0 if run.ema is None else _bytes(run.ema.module.state_dict().values()))
+
+
+def setting_of(run: "Run") -> Setting:
+    """With the largest crop."""
+    options = run.options
+    size = max(run.config.data.image_sizes, key=lambda size: size[0] * size[1])
+    return Setting(options.batch_size_forward, size, options.precision, options.enable_gradient_checkpointing)
+
+
+def usable_bytes(run: "Run") -> float | None:
+    """What a process may plan with, the same on all: of `--memory_gb`, else of what its device has for it; None where nobody knows."""
+    if run.options.memory_gb is not None:
+        return run.options.memory_gb * GIB * (1 - HEADROOM)
+    found = [size for size in gather_object([available_bytes(run)]) if size is not None]
+    return min(found) * (1 - HEADROOM) if found else None
+
+
+def available_bytes(run: "Run") -> int | None:
+    """Of a GPU what is free, of a CPU this process's share of it, None outside Linux; with what the run holds of either already."""
+    device = run.accelerator.device
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        free = min([int(lines["MemAvailable"].split()[0]) * 1024, *_container_limits()])
+    except (OSError, LookupError, ValueError):
+        return None
+    return free // run.accelerator.num_processes + _bytes(run.network.state_dict().values()) + _copies(run)
+
+
+def _container_limits() -> Iterator[int]:
+    """What a control group leaves free, version 2 and 1; "max" is no number."""
+    for folder, limit, used in (
+        ("/sys/fs/cgroup", "memory.max", "memory.current"),
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        try:
+            yield int(Path(folder, limit).read_text()) - int(Path(folder, used).read_text())
+        except (OSError, ValueError):
+            continue
+
+
+def memory_table(setting: Setting, found: Memory, usable: float | None, largest: int | None) -> list[str]:
+    """Lines for people. largest: batch that fits."""
+    width, height = setting.size
+    rows = {
+        "weights": found.weights,
+        "averages and statistics": found.copies,
+        "optimizer": found.optimizer,
+        "gradients, at the peak": found.gradients,
+        "kept for backward": found.kept,
+        "working memory": found.working,
+        "peak": found.total,
+    }
+    how = f"{setting.batch} x {width} x {height}, {setting.precision}, gradient checkpointing {'on' if setting.checkpointing else 'off'}"
+    lines = [f"memory of a process, estimated ({how})", *(f"  {name:<32} {size / GIB:>9.2f} GiB" for name, size in rows.items())]
+    if usable is not None:
+        lines.append(f"  {'can be used':<32} {usable / GIB:>9.2f} GiB, and {HEADROOM:.0%} more are left for kernels and fragmentation")
+    return lines if largest is None else [*lines, f"  {'largest --batch_size_forward':<32} {largest:>9}"]
+
+
+def check_memory(planner: Planner, setting: Setting, found: Memory, usable: float) -> None:
+    """Raises UserError for a run that needs more than `usable` bytes, with what would fit; each alternative is estimated, not guessed."""
+    if found.total <= usable:
+        return
+    changes: list[tuple[str, dict[str, Any]]] = []
+    if not setting.checkpointing:
+        changes.append(("--enable_gradient_checkpointing true", {"checkpointing": True}))
+    if setting.precision == "fp32":
+        changes.append(("--precision bf16", {"precision": "bf16"}))
+    ways = []
+    if largest := planner.largest_batch(setting, usable):
+        ways.append(f"--batch_size_forward {largest} with more --gradient_accumulation_steps")
+    for name, change in changes:
+        needed = planner.estimate(replace(setting, **change)).total
+        if needed <= usable:
+            ways.append(f"{name} ({needed / GIB:.2f} GiB)")
+    if not ways and changes:
+        every = replace(setting, **{key: value for _, change in changes for key, value in change.items()})
+        if largest := planner.largest_batch(every, usable):
+            ways.append(" ".join([*(name for name, _ in changes), f"--batch_size_forward {min(largest, setting.batch)}"]))
+    width, height = setting.size
+    raise UserError(
+        f"memory: {setting.batch} x {width} x {height} in {setting.precision} needs about {found.total / GIB:.2f} GiB per process, and "
+        f"{usable / GIB:.2f} can be used; what fits: {'; or '.join(ways) or 'smaller crops (data.image_sizes), fewer iterations'}"
+    )
+
+
+def check_run(run: "Run") -> None:
+    """Before the first step: where the memory is said (`--memory_gb`) or that of a GPU, a UserError if it cannot be enough."""
+    if run.options.memory_gb is None and run.accelerator.device.type != "cuda":
+        return
+    usable, setting = usable_bytes(run), setting_of(run)
+    planner = planner_of(run)
+    try:
+        found = planner.estimate(setting)
+    except (RuntimeError, NotImplementedError) as error:  # an operator that has no form without content
+        log.warning("memory: cannot be estimated (%s); the run goes on", str(error).splitlines()[0])
+        return
+    assert usable is not None
+    if run.accelerator.is_main_process:
+        log.info("memory: about %.2f GiB per process, %.2f can be used; --dry_run says where it goes", found.total / GIB, usable / GIB)
+    check_memory(planner, setting, found, usable)
