@@ -256,7 +256,7 @@ def display():
 def test_the_window_shows_videos(videos, display):
     command = [sys.executable, ROOT / "scripts" / "live_view.py", *pair(videos), "--frames", 5, "--width", 300]
     environment = {**os.environ, "DISPLAY": display}
-    done = subprocess.run([str(word) for word in command], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([str(word) for word in command], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and done.stdout.startswith("5 pairs, ") and "5 were asked for" in done.stdout, done.stderr
 
 
