@@ -167,7 +167,7 @@ FAULTS = [[1, 1, "image", "nan"], [2, 0, "truth", "nan"], [3, None, "loss", "inf
 FAULTS += [[6, None, "image", "inf"], [7, None, "gradient", "inf"]]
 UNET = [
     "--set",
-    f"model={json.dumps({'type': 'unet', **TINIES['unet']})}",
+    f"model={json.dumps({'type': 'unet', **TINIES['unet'], 'predict_pose': False})}",
     "--set",
     'loss={"stereo": {"all": {"function": "smooth_l1_loss"}}}',
 ]
