@@ -9,7 +9,7 @@ import numpy as np
 
 from train.benchmark import Conditions, Subject, summary, tensors_gib, timed
 from train.config import RunConfig
-from train.measure_report import side_by_side
+from train.plotting import plots
 
 FACTORS = (1, 2, 3)
 COSTS = {"seconds": "s", "tensors_gib": "GiB"}
@@ -79,7 +79,7 @@ def scaling_table(found: dict[str, dict[str, Any]]) -> str:
 
 def plot(path: Path, networks: dict[str, dict[str, Any]], found: dict[str, dict[str, Any]]) -> None:
     """Where the time of each network's train step goes; beside it, how cost grows, as multiples of the first point."""
-    with side_by_side(path, 2 if found else 1) as places:
+    with plots(path, 2 if found else 1) as places:
         names = list(networks)
         stages = sorted({stage for cost in networks.values() for stage in cost["stages"]})
         bottom = np.zeros(len(names))

@@ -5,14 +5,14 @@ import html
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from train.measure import Record
+from train.plotting import plots
 from train.predictors import Predict
 from train.preview import preview, safe_name
 from train.scores import AUSE
@@ -81,7 +81,7 @@ def write_results(path: Path, records: Sequence[Record], rows: Sequence[Sequence
 
 def plot_sparsification(path: Path, records: Sequence[Record], keys: Sequence[str]) -> None:
     """Of every record with a confidence the sparsification curve, and the best there could be as dashes."""
-    with side_by_side(path, 1) as (axis,):
+    with plots(path, 1) as (axis,):
         for record in records:
             if (curves := record.sparsification) is None:
                 continue
@@ -98,7 +98,7 @@ def plot_sweep(path: Path, records: Sequence[Record], labels: Sequence[str]) -> 
     for record in records:
         lines.setdefault(f"{record.about['model']}, cascades {record.about['cascades']}", []).append(record)
     shown = [label for label in labels if any(math.isfinite(record.mean.get(label, math.nan)) for record in records)]
-    with side_by_side(path, len(shown) + 1) as axes:
+    with plots(path, len(shown) + 1) as axes:
         for axis, label in zip(axes, [*shown, "s per pair"], strict=True):
             for name, points in lines.items():
                 values = [point.seconds if label == "s per pair" else point.mean.get(label, math.nan) for point in points]
@@ -110,24 +110,6 @@ def plot_sweep(path: Path, records: Sequence[Record], labels: Sequence[str]) -> 
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.set(xlabel="iterations", ylabel=label)
         axes[0].legend(fontsize="small")
-
-
-@contextmanager
-def side_by_side(path: Path, count: int) -> Iterator[Sequence[Any]]:
-    """So many plots side by side, drawn in the block, stored as a picture after it."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, count, figsize=(4 * count + (count == 1), 3.5), constrained_layout=True, squeeze=False)
-    yield axes[0]
-    for axis in axes[0]:
-        axis.set_ylim(bottom=0)
-        axis.grid(alpha=0.3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
 
 
 def write_report(
