@@ -78,7 +78,7 @@ class Stem(nn.Sequential):
 
 
 class CostVolume(nn.Module):
-    """From two feature maps to the volume that is aggregated: (B, V, D, h, w)."""
+    """From two feature maps to the volume that is aggregated."""
 
     def __init__(self, *, features: int, groups: int, concat: int, volume: int) -> None:
         super().__init__()
@@ -88,11 +88,12 @@ class CostVolume(nn.Module):
         self.gate = FeatureGate(features, volume)
         self.checkpointing: Level = "none"
 
-    def forward(self, left: Tensor, right: Tensor, planes: int) -> Tensor:
-        """left, right: (B, C, h, w) of 1/4 resolution."""
+    def forward(self, left: Tensor, right: Tensor, planes: int) -> tuple[Tensor, Tensor]:
+        """left, right: (B, C, h, w) of 1/4 resolution. Returns the volume, (B, V, D, h, w), and the `group_correlation` in it."""
         correlation = group_correlation(left, right, groups=self.groups, planes=planes)
         sides = self.project(left), self.project(right)
-        return by_level(self.checkpointing, lambda *parts: self.gate(self.stem(*parts), left), correlation, *sides, modules=(self,))
+        volume = by_level(self.checkpointing, lambda *parts: self.gate(self.stem(*parts), left), correlation, *sides, modules=(self,))
+        return volume, correlation
 
 
 def score_volume(volume: Tensor, kernel: Tensor) -> Tensor:
@@ -110,7 +111,7 @@ def score_volume(volume: Tensor, kernel: Tensor) -> Tensor:
 
 
 class DisparityClassifier(nn.Module):
-    """One score per plane, and the mean plane under their softmax. No bias at the end: the softmax would cancel it."""
+    """One score per plane, for `soft_argmin`. No bias at the end: the softmax would cancel it."""
 
     def __init__(self, volume: int) -> None:
         super().__init__()
@@ -119,18 +120,14 @@ class DisparityClassifier(nn.Module):
         self.score = nn.Conv3d(volume // 2, 1, 7, padding=3, bias=False)
         self.checkpointing: Level = "none"
 
-    def scores(self, volume: Tensor) -> Tensor:
+    def forward(self, volume: Tensor) -> Tensor:
         """(B, V, D, h, w) to (B, D, h, w)."""
         volume = by_level(self.checkpointing, lambda x: self.block(self.conv(x)), volume, modules=(self.conv, self.block))
         return score_volume(volume, self.score.weight)
 
-    def forward(self, volume: Tensor) -> Tensor:
-        """(B, 1, h, w) disparity in working-size pixels."""
-        return soft_argmin(self.scores(volume))
-
 
 def soft_argmin(scores: Tensor) -> Tensor:
-    """Expected plane under the softmax of (B, D, h, w) scores; float32 at least."""
+    """(B, 1, h, w) the mean plane under the softmax of (B, D, h, w) scores: disparity in working-size pixels. Float32 at least."""
     with float32_island(scores):
         probability = at_least_float32(scores).softmax(1)
         planes = torch.arange(scores.shape[1], device=scores.device, dtype=probability.dtype)

@@ -17,7 +17,7 @@ from core.blocks import BatchNormPolicy, Width, keep_batch_norm
 from core.checkpointing import Level, by_level
 from core.context import ContextNetwork
 from core.correlation import Implementation, Lookup, lookup_channels
-from core.cost_volume import CostVolume, DisparityClassifier
+from core.cost_volume import CostVolume, DisparityClassifier, soft_argmin
 from core.disparity_transformer import Axis
 from core.hourglass import Hourglass
 from core.inputs import check_batch_statistics, check_iters, check_pair, check_start
@@ -53,7 +53,7 @@ class FoundationStereo(nn.Module):
     multiple = 32  # H and W are multiples of this: the 1/4 volume is halved three times
     padding = 32  # what `infer` pads to
     stride = 4  # of the working grid
-    offers = frozenset({"initial"})  # what the output holds beside the disparities
+    offers = frozenset({"initial", "plane_scores", "plane_correlation"})  # what the output holds beside the disparities
     make_lookup: type = Lookup
     at_once = 4  # iterations that are brought to full size in one call
 
@@ -197,8 +197,10 @@ class FoundationStereo(nn.Module):
         right_finest = features[0].chunk(2)[1]
         context = self.context(left, None if monocular is None else monocular.chunk(2)[0])
 
-        volume = self.hourglass(self.cost_volume(left_features[0], right_finest, self.max_disp // 4), left_features)
-        initial = self.classifier(volume) if init is None else init
+        volume, correlation = self.cost_volume(left_features[0], right_finest, self.max_disp // 4)
+        volume = self.hourglass(volume, left_features)
+        scores = self.classifier(volume) if init is None else None
+        initial = soft_argmin(scores) if init is None else init
         lookup = self.make_lookup(
             left_features[0],
             right_finest,
@@ -216,7 +218,8 @@ class FoundationStereo(nn.Module):
             disparity = disparity + change
             if self.training or iteration == iters - 1:
                 found.append((disparity, states[0]))
-        return StereoOutput(self._to_full_size(found, self.upsample.prepare(left)), initial)
+        planes = {"plane_scores": scores, "plane_correlation": correlation.mean(1)} if self.training else {}
+        return StereoOutput(self._to_full_size(found, self.upsample.prepare(left)), initial, **planes)
 
     def infer(
         self, left: np.ndarray, right: np.ndarray, *, iters: int | None = None, hierarchical: bool = False, cascades: int = 1

@@ -87,10 +87,11 @@ class PlainLookup:
 class PlainCostVolume(CostVolume):
     """Correlation and concatenation plane by plane, and the first layer as the three-dimensional convolution that it is."""
 
-    def forward(self, left: Tensor, right: Tensor, planes: int) -> Tensor:
+    def forward(self, left: Tensor, right: Tensor, planes: int) -> tuple[Tensor, Tensor]:
         correlation = group_correlation(left, right, groups=self.groups, planes=planes)
         sides = concatenation(self.project(left), self.project(right), planes)
-        return self.gate(nn.Sequential.forward(self.stem, torch.cat([correlation, sides.to(correlation.dtype)], 1)), left)
+        volume = nn.Sequential.forward(self.stem, torch.cat([correlation, sides.to(correlation.dtype)], 1))
+        return self.gate(volume, left), correlation
 
 
 class PlainAxialConv(AxialConv):
@@ -103,7 +104,7 @@ class PlainAxialConv(AxialConv):
 class PlainClassifier(DisparityClassifier):
     """The last convolution in three dimensions."""
 
-    def scores(self, volume: Tensor) -> Tensor:
+    def forward(self, volume: Tensor) -> Tensor:
         return at_least_float32(self.score(self.block(self.conv(volume))).squeeze(1))
 
 

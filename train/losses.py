@@ -173,6 +173,29 @@ def initial_disparity_loss(
     return _masked_mean(_penalty(prediction - disparity, beta), mask)
 
 
+@LOSSES.register("plane_cross_entropy")
+def plane_cross_entropy(output: StereoOutput, batch: StereoBatch, *, max_disparity: Limit = None) -> Tensor:
+    """Cross-entropy between the true disparity and the softmax over planes that the initial disparity is the mean of. Nats, (B,).
+
+    The mean alone can be right with the mass on both sides of it, and says little while it is spread over all planes; this says which plane
+    is meant. Ours; the idea of a distribution as the target is PDS's (Tulyakov et al. 2018, section 3.3). See `_cross_entropy`. Raises
+    `UserError` for a network without planes.
+    """
+    return _cross_entropy(_offered(output, "plane_scores", "plane_cross_entropy"), batch, max_disparity)
+
+
+@LOSSES.register("correlation_cross_entropy")
+def correlation_cross_entropy(
+    output: StereoOutput, batch: StereoBatch, *, sharpness: Positive = 10.0, max_disparity: Limit = None
+) -> Tensor:
+    """The same of the features themselves: of `sharpness` times the cosine of the left features and the right ones, per plane. Nats, (B,).
+
+    Until the features of a place look alike in both eyes, and of others do not, nothing behind them has anything to learn from. Small
+    networks from random weights begin to match in half the steps and fewer. Ours. Raises `UserError` for a network without planes.
+    """
+    return _cross_entropy(sharpness * _wide(_offered(output, "plane_correlation", "correlation_cross_entropy")), batch, max_disparity)
+
+
 @LOSSES.register("gradient_loss")
 def gradient_loss(output: StereoOutput, batch: StereoBatch, *, edge_weight: Annotated[float, Field(ge=0)] = 10.0) -> Tensor:
     """Edge-aware smoothness of the final disparity: mean of |d_x| exp(-k |I_x|) + mean of |d_y| exp(-k |I_y|). Pixels per pixel, (B,).
@@ -196,6 +219,8 @@ def gradient_loss(output: StereoOutput, batch: StereoBatch, *, edge_weight: Anno
 _BETA = {"l1": 0.0, "smooth_l1": 1.0}
 NEEDS = {
     "initial_disparity_loss": "initial",
+    "plane_cross_entropy": "plane_scores",
+    "correlation_cross_entropy": "plane_correlation",
     "vertical_loss": "vertical",
     "uncertainty_loss": "log_variance",
     "pose_loss": "pose",
@@ -249,6 +274,20 @@ def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 def _pool(values: Tensor, size: int) -> Tensor:
     return values if size == 1 else F.avg_pool2d(values[:, None], size, ceil_mode=True)[:, 0]
+
+
+def _cross_entropy(scores: Tensor, batch: StereoBatch, max_disparity: float | None) -> Tensor:
+    """Of (B, D, h, w) scores. The truth, at [::f, ::f] / f as in `initial_disparity_loss`, is shared between the two planes next to it so
+    that their mean is the disparity itself; pixels beyond the last plane are left out."""
+    planes, factor = scores.shape[1], batch.disparity.shape[-2] // scores.shape[-2]
+    nearest = (slice(None), slice(None, None, factor), slice(None, None, factor))
+    disparity = batch.disparity[nearest] / factor
+    mask = _mask(batch, max_disparity)[nearest] & (disparity <= planes - 1)
+    scores, disparity = _keep(scores, mask[:, None]), _keep(disparity, mask)
+    below = disparity.floor()
+    lower = below.long()[:, None]
+    chosen = scores.gather(1, torch.cat([lower, (lower + 1).clamp(max=planes - 1)], 1))
+    return _masked_mean(scores.logsumexp(1) - torch.lerp(chosen[:, 0], chosen[:, 1], disparity - below), mask)
 
 
 def _final(output: StereoOutput, batch: StereoBatch, max_disparity: float | None, beta: float) -> Tensor:

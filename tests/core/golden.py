@@ -250,7 +250,7 @@ def _intermediates(file, model: nn.Module, updates: int, report: Report, gates: 
     disparities = torch.cat([args[3] for args, _ in calls])
     seed = json.loads(str(file["meta"]))["weight_seed"]
     with torch.no_grad():
-        logits = model.classifier.scores(seen["classifier"][0][0][0])
+        logits = model.classifier(seen["classifier"][0][0][0])
     logits = logits + filled("classifier.2.bias", [1], seed)  # ours has no bias before the softmax
     arrays = {
         "vit_feat_left": (seen["backbone"][0][1][1].chunk(2)[0], gates.feature),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from core.cost_volume import soft_argmin
 from core.output import StereoOutput
 from train.losses import LOSSES, Objective
 from train.sample import StereoBatch
@@ -39,12 +40,13 @@ def random_case(seed=0, height=8, width=12, iterations=3):
     initial = 5 * torch.rand(2, 1, height // 4, width // 4, generator=generator)
     vertical = torch.rand(disparities.shape, generator=generator) - 0.5
     log_variance = torch.rand(2, height, width, generator=generator)
+    scores, correlation = (4 * torch.rand(2, 6, height // 4, width // 4, generator=generator) for _ in range(2))
     left = torch.rand(2, 3, height, width, generator=generator)
     batch = batch_of(20 * torch.rand(2, height, width, generator=generator), left=left)
     batch.valid = torch.rand(2, height, width, generator=generator) > 0.4
     batch.valid[:, 0, 0] = True
     pose, batch.pose = (torch.rand(2, 6, generator=generator) for _ in range(2))
-    return StereoOutput(disparities, initial, vertical, log_variance, pose), batch
+    return StereoOutput(disparities, initial, vertical, log_variance, pose, scores, correlation), batch
 
 
 def leaves_of(output):
@@ -123,6 +125,32 @@ def test_initial_disparity_at_full_size_is_upsampled_and_scaled():
     assert LOSSES["initial_disparity_loss"](output_of(batch.disparity, initial), batch, resolution="full").item() == pytest.approx(
         expected.item()
     )
+
+
+def test_cross_entropy_shares_the_truth_between_the_two_planes_next_to_it():
+    disparity = torch.zeros(1, 8, 8)
+    disparity[0, 0, 0], disparity[0, 0, 4], disparity[0, 4, 0], disparity[0, 4, 4] = 5.0, 8.0, 8.5, 0.0  # 1.25, 2, beyond the last, 0
+    scores = torch.tensor([0.0, 2.0, 1.0]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    total = math.log(1 + math.exp(2) + math.exp(1))
+    output = output_of(disparity)._replace(plane_scores=scores)
+    found = LOSSES["plane_cross_entropy"](output, batch_of(disparity))
+    assert found.tolist() == pytest.approx([total - (0.75 * 2 + 0.25 * 1 + 1 + 0) / 3])
+
+
+def test_cross_entropy_of_the_features_is_that_of_sharper_scores():
+    output, batch = random_case()
+    sharper = output._replace(plane_scores=3 * output.plane_correlation)
+    expected = LOSSES["plane_cross_entropy"](sharper, batch)
+    torch.testing.assert_close(LOSSES["correlation_cross_entropy"](output, batch, sharpness=3.0), expected)
+
+
+def test_cross_entropy_is_least_where_the_mean_plane_is_the_truth():
+    disparity = torch.full((1, 4, 4), 6.0)  # between planes 1 and 2
+    scores = torch.full((1, 4, 1, 1), -30.0)
+    scores[0, 1:3] = 0.0
+    scores.requires_grad_()
+    LOSSES["plane_cross_entropy"](output_of(disparity)._replace(plane_scores=scores), batch_of(disparity)).sum().backward()
+    assert soft_argmin(scores).item() == pytest.approx(1.5) and scores.grad.abs().max() < 1e-6
 
 
 def test_initial_disparity_needs_a_network_that_has_one():
@@ -216,8 +244,8 @@ def test_a_sample_without_valid_pixels_contributes_nothing_even_when_all_is_nan(
     output, batch = random_case()
     batch.valid[1] = False
     output.disparities[1], output.initial[1], batch.disparity[1, :4] = float("nan"), float("inf"), float("inf")
-    output.vertical[1], output.log_variance[1] = float("nan"), -float("inf")
-    output.pose[1], batch.pose[1] = float("nan"), float("nan")
+    output.vertical[1], output.log_variance[1], output.plane_scores[1] = float("nan"), -float("inf"), float("nan")
+    output.pose[1], batch.pose[1], output.plane_correlation[1] = float("nan"), float("nan"), float("inf")
     batch.disparity[1, 4:] = float("nan")
     leaves = leaves_of(output)
     values = LOSSES[name](leaves, batch, **EXTRA.get(name, {}))
@@ -241,6 +269,9 @@ def test_rubbish_at_invalid_pixels_changes_neither_value_nor_gradient(name):
         output.log_variance[hidden] = rubbish
         if name == "initial_disparity_loss":
             output.initial[:, 0][hidden[:, ::4, ::4]] = rubbish
+        if name.endswith("cross_entropy"):
+            for planes in (output.plane_scores, output.plane_correlation):
+                planes.movedim(1, -1)[hidden[:, ::4, ::4]] = rubbish
         leaves = leaves_of(output)
         values = LOSSES[name](leaves, batch, **EXTRA.get(name, {}))
         values.sum().backward()
