@@ -18,6 +18,7 @@ from core.convert import State, from_published, refuse
 from utils.errors import UserError
 from utils.files import inside
 
+SHIPPED = Path(__file__).with_name("weights")  # networks that come with the project, a folder each, as scripts/export.py writes it
 POINTER = "latest.pt"  # in the folder of a run's checkpoints: which files the newest complete step consists of
 CARRIED = "carried."  # prefix of the carried entries in a .safetensors file, which has room for names only
 PLAIN = ("model_config", "config", "step", "validation", "num_updates")  # what else such a file of ours may hold, as JSON in its metadata
@@ -153,8 +154,24 @@ def newest_weights(folder: Path) -> Path:
     raise UserError(f"{pointer}: names no weights <step>.pt or <step>_ema.pt; pass one of the weight files beside it")
 
 
+def shipped() -> list[str]:
+    """Names of the networks that come with the project."""
+    return sorted(path.parent.name for path in SHIPPED.glob("*/model.safetensors"))
+
+
+def locate(spec: Path | str) -> Path:
+    """The weight file that `spec` means: a file itself, the newest weights of a workspace, or a network that comes with the project.
+
+    A file or folder that exists goes before a network of that name; what is neither is returned as it is.
+    """
+    path = Path(spec).expanduser()
+    if not path.exists() and str(spec) in shipped():
+        return SHIPPED / spec / "model.safetensors"
+    return newest_weights(path) if path.is_dir() else path
+
+
 def load_model(path: Path | str, changes: Mapping[str, Any] | None = None) -> nn.Module:
-    """The network of a file, or of the workspace of a run (see `newest_weights`), in evaluation mode.
+    """The network of a file, of the workspace of a run, or of a name such as "light" (see `locate`), in evaluation mode.
 
     changes: keys of the "model" section that are to differ from the file's, e.g. `{"disparity_attention": "heads"}`.
     The monocular branch of published weights is frozen, as it was in their training, unless `freeze_backbone` is changed to false.
@@ -162,10 +179,8 @@ def load_model(path: Path | str, changes: Mapping[str, Any] | None = None) -> nn
     """
     from core import build_model  # this module is below the registry
 
-    path = Path(path)
-    if path.is_dir():
-        path = newest_weights(path)
-    elif re.fullmatch(r"[0-9a-f]{32}", str(path)) and not path.exists():
+    path = locate(path)
+    if re.fullmatch(r"[0-9a-f]{32}", str(path)) and not path.exists():
         raise UserError(f"{path}: no such file; if it is the id of an MLflow run, use train.load.load_trained, which takes these too")
     weights = read_weights(path)
     config = weights.config | dict(changes or {})

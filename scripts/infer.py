@@ -1,4 +1,4 @@
-"""Disparity, depth and points of stereo pairs: `python scripts/infer.py --checkpoint P --left L --right R --output DIR`. What is done to a
+"""Disparity, depth and points of stereo pairs: `python scripts/infer.py --left L --right R`. What is done to a
 pair is in `train.inference`, what is written of it in `train.inference_output`.
 """
 
@@ -17,11 +17,16 @@ SIZE = {"nargs": 2, "type": click.IntRange(min=1), "metavar": "WIDTH HEIGHT"}
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--checkpoint", help="A weight file of any kind, the workspace of a run, an MLflow run id, or sgbm.")
+@click.option("--checkpoint", default="light", help="A weight file of any kind, the workspace of a run, an MLflow run id, or sgbm.")
 @click.option("--left", help="A picture, a folder, a pattern in quotes ('scenes/*/im0.png'), or a video.")
 @click.option("--right", help="The same of the right eye; paired with --left by names.")
 @click.option("--side_by_side", help="In place of both: pictures or a video with the left view in the left half.")
-@click.option("--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of everything that is written.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("workspace/infer"),
+    help="Folder of everything that is written.",
+)
 @click.option("--calibration", help="For depth: calib.txt (Middlebury, KITTI), OpenCV's YAML, XML or NPZ, K.txt; or a pattern of these.")
 @click.option("--calibration_size", **SIZE, help="What the calibration belongs to, if its file does not say.  [default: the images' size]")
 @click.option("--baseline_unit", type=click.Choice(["m", "cm", "mm"]), help="Of the baseline in that file.  [default: the format's own]")
@@ -52,12 +57,10 @@ def main(**options) -> None:
 
 
 def _infer(
-    checkpoint: str | None, left: str | None, right: str | None, side_by_side: str | None, output: Path, calibration: str | None,
+    checkpoint: str, left: str | None, right: str | None, side_by_side: str | None, output: Path, calibration: str | None,
     calibration_size: tuple[int, int] | None, baseline_unit, cameras, rectify: bool | None, formats: str, png_scale: float,
     max_depth: float | None, compiled: bool, device: str | None, overrides: tuple[str, ...], left_right_check: bool, **settings,
 ) -> None:  # fmt: skip
-    if checkpoint is None:
-        raise UserError("--checkpoint: not given; pass a weight file, the workspace of a run, an MLflow run id, or sgbm (OpenCV)")
     from tqdm import tqdm  # these take seconds, and --help needs none of them
 
     from train.inference import Settings, build_estimator

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from core import load_model
-from core.weight_files import newest_weights
+from core.weight_files import locate, newest_weights, shipped
 from utils.errors import UserError
 from utils.scrub import scrub
 
@@ -29,17 +29,18 @@ def load_trained(spec: str | Path, changes: Mapping[str, Any] | None = None, *, 
 def find_weights(spec: str | Path, *, client: Any = None) -> Iterator[Path]:
     """The weight file that `spec` names; it may be a download, which is there only as long as the context.
 
-    spec: a weight file, a workspace (its newest averaged weights), or the id of an MLflow run, whose store MLFLOW_TRACKING_URI names: the
-    newest weights of its workspace where that can be reached from here, else those among its artifacts. client: for tests, in place of
-    MlflowClient. Raises UserError for what is none of these.
+    spec: what `core.weight_files.locate` knows, or the id of an MLflow run, whose store MLFLOW_TRACKING_URI names: the newest weights of
+    its workspace where that can be reached from here, else those among its artifacts. client: for tests, in place of MlflowClient. Raises
+    UserError for what is none of these.
     """
-    path = Path(spec).expanduser()
+    path = locate(spec)
     if path.exists() or not RUN_ID.fullmatch(str(spec)):
         if not path.exists():
             raise UserError(
-                f"{spec}: no such file or folder; expected a weight file, the workspace of a run, or the 32 digits of an MLflow run id"
+                f"{spec}: no such file or folder; expected a weight file, the workspace of a run, the 32 digits of an MLflow run id, or a "
+                f"network that comes with the project: {', '.join(shipped())}"
             )
-        yield newest_weights(path) if path.is_dir() else path
+        yield path
         return
     with tempfile.TemporaryDirectory(prefix="stereofoundry_") as folder:
         yield _of_run(str(spec), client or _client(), folder)

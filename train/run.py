@@ -16,7 +16,7 @@ from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulation
 from torch import Tensor, nn
 
 from core import MODELS
-from core.weight_files import read_file
+from core.weight_files import locate, read_file
 from train.anomaly import AnomalyDetector
 from train.checkpoint import SUFFIXES, Checkpoint, Checkpoints
 from train.compilation import compile_network
@@ -214,7 +214,7 @@ def _begin(config: RunConfig, options: Options, accelerator: Accelerator, start:
     """The network on its device, with the weights it starts from."""
     torch.manual_seed(options.seed)
     if options.init_only:
-        begun = start_from_file(config, Path(options.checkpoint or ""))
+        begun = start_from_file(config, locate(options.checkpoint or ""))
     else:
         begun = start_new(config) if start is None else start_from_checkpoint(config, start)
     check_crops(begun.config, options.batch_size_forward)
@@ -267,7 +267,7 @@ def _find_start(checkpoints: Checkpoints, options: Options) -> Checkpoint | None
         if options.checkpoint is None or options.checkpoint == "latest" or options.checkpoint.isdigit():
             raise UserError(
                 f"--init_only: --checkpoint is {options.checkpoint or 'not given'}; expected the path of a weight file to start from: "
-                "published (.pth), of this project (<step>.pt, <step>_ema.pt), or .safetensors"
+                "published (.pth), of this project (<step>.pt, <step>_ema.pt), or .safetensors; or a network that comes with the project"
             )
     elif options.checkpoint is not None:
         start = checkpoints.find(options.checkpoint)
