@@ -85,6 +85,16 @@ def test_outlines_are_softened_but_ground_truth_is_not():
     assert left.disparity[0, 3:9].tolist() == [1, 1, 1, 3, 3, 3]
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (4, 1), (1, 4), (1, 2), (2, 1)])
+def test_a_thing_of_a_few_pixels_is_painted(shape):
+    """Of which OpenCV takes some for a scalar, not for an image."""
+    speck = surface_of(np.full(shape, 3), corner=(5, 1), inside=np.full(shape, 2, np.float32), grey=200)
+    left = paint([surface_of(np.full((6, 20), 1)), speck], (12, 6), "left")
+    expected = np.ones((6, 12), np.float32)
+    expected[1 : 1 + shape[0], 5 : 5 + shape[1]] = 3
+    assert np.array_equal(left.disparity, expected) and left.image[expected == 3] == pytest.approx(200, abs=0.01)
+
+
 def brute_right(surface, row, shown):
     """Disparity and distance to the outline at one place of the right view, by NumPy's interpolation; None where it is not."""
     y = row - surface.corner[1]

@@ -158,7 +158,7 @@ def paint(surfaces: Sequence[Surface], size: tuple[int, int], eye: Eye) -> View:
                 alpha *= np.minimum(np.maximum(part.inside + np.float32(0.5), 0), 1)
             if entry.skin.cutout:
                 alpha *= cv2.extractChannel(colour, 3) * np.float32(1 / 255)
-            solid, rest = cv2.compare(alpha, 0.5, cv2.CMP_GT), 1 - alpha
+            solid, rest = (alpha > np.float32(0.5)).view(np.uint8), 1 - alpha  # OpenCV would take a window of one pixel for a scalar
             for new, old in layers:
                 cv2.blendLinear(new, old, alpha, rest, dst=old)
         cv2.copyTo(part.disparity, solid, disparity[y, x])
