@@ -31,7 +31,7 @@ MEAN = (0.485, 0.456, 0.406)  # ImageNet, RGB
 STD = (0.229, 0.224, 0.225)
 
 Part = Literal["backbone", "context", "volume", "aggregation", "iterations", "upsampling"]
-SAVING: dict[Part, Level] = {  # measured: see README.md of this room
+SAVING: dict[Part, Level] = {  # chosen by what each part keeps; README.md of this room says what was measured
     "backbone": "all",
     "context": "cheap",
     "volume": "all",
@@ -190,7 +190,8 @@ class FoundationStereo(nn.Module):
         init: (B, 1, h, w) starting disparity in working-size pixels; from the cost volume when absent.
         """
         iters = self._check_input(left, right, iters, init)
-        left, right = (left - self.mean) / self.std, (right - self.mean) / self.std
+        # Contiguous: with channels last, PyTorch 2.15's CPU convolutions write outside their memory in the backward pass.
+        left, right = (((view - self.mean) / self.std).contiguous() for view in (left, right))
 
         features, monocular = self.backbone(torch.cat([left, right]))
         left_features = [level.chunk(2)[0] for level in features]
