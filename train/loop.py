@@ -90,8 +90,9 @@ def update(run: Run, step: int) -> None:
     if run.anomaly is not None and run.accelerator.scaler is None:  # with a scaler, infinite gradients are its business
         run.anomaly.look_at_gradients()
     norm = run.accelerator.clip_grad_norm_(run.model.parameters(), run.config.training.clip_norm)
-    counts = torch.stack([one.parts["loss"] for one in seen]).isfinite().tolist()  # now: the norm is waited for anyway
-    if not apply_update(run, norm):  # what it saw would make the means of its whole window NaN
+    taken, *counts = are_finite(norm, *(one.parts["loss"] for one in seen))
+    apply_update(run, taken)
+    if not taken:  # what it saw would make the means of its whole window NaN
         report_skipped(run, step, norm, seen)
         return
     with run.costs.of("metrics"):
@@ -105,12 +106,11 @@ def update(run: Run, step: int) -> None:
             run.metrics.add(one.disparity, one.batch.disparity, one.batch.valid, one.batch.datasets)
 
 
-def apply_update(run: Run, norm: Tensor) -> bool:
+def apply_update(run: Run, taken: bool) -> None:
     """Optimizer, schedule, average and batch-norm statistics move together or not at all.
 
-    The norm is that of the reduced gradient: all processes decide alike. Returns whether the update was taken.
+    taken: whether the norm of the reduced gradient is finite: all processes decide alike.
     """
-    taken = is_finite(norm)
     if taken:
         run.optimizer.step()
         run.schedule.step()
@@ -126,12 +126,11 @@ def apply_update(run: Run, norm: Tensor) -> bool:
         run.skipped += 1
         run.skipped_in_row += 1
     run.optimizer.zero_grad(set_to_none=True)
-    return taken
 
 
-def is_finite(norm: Tensor) -> bool:
+def are_finite(*values: Tensor) -> list[bool]:
     """The one place where an update waits for the device: whether it is taken decides what the host does next."""
-    return math.isfinite(norm)
+    return torch.stack([value.isfinite() for value in values]).tolist()
 
 
 # ---- what was wrong with an update ------------------------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ def test_networks_know_nothing_of_mlflow_but_who_does():
 
 def test_what_names_nothing_is_one_line(tmp_path):
     for spec, client, said in (
-        ("nothing.pt", None, "no such file or folder; expected a weight file, the workspace of a run, or the 32 digits"),
+        ("nothing.pt", None, "no such file or folder; expected a weight file, the workspace of a run, the 32 digits"),
         ("f" * 32, Store(), r"not found in the store \(RuntimeError: no such run at https://(?!me)"),
         (RUN, Store(), r"its checkpoint \(none was saved\) is not on this machine"),
         (RUN, Store("/far/away/checkpoint/00000100.pt"), "is not on this machine, and none is among its artifacts"),
