@@ -199,6 +199,7 @@ class FoundationStereo(nn.Module):
         context = self.context(left, None if monocular is None else monocular.chunk(2)[0])
 
         volume, correlation = self.cost_volume(left_features[0], right_finest, self.max_disp // 4)
+        correlation = correlation.mean(1, dtype=torch.promote_types(correlation.dtype, torch.float32))
         volume = self.hourglass(volume, left_features)
         scores = self.classifier(volume) if init is None else None
         initial = soft_argmin(scores) if init is None else init
@@ -219,8 +220,8 @@ class FoundationStereo(nn.Module):
             disparity = disparity + change
             if self.training or iteration == iters - 1:
                 found.append((disparity, states[0]))
-        planes = {"plane_scores": scores, "plane_correlation": correlation.mean(1)} if self.training else {}
-        return StereoOutput(self._to_full_size(found, self.upsample.prepare(left)), initial, **planes)
+        disparities = self._to_full_size(found, self.upsample.prepare(left))
+        return StereoOutput(disparities, initial, plane_scores=scores, plane_correlation=correlation)
 
     def infer(
         self, left: np.ndarray, right: np.ndarray, *, iters: int | None = None, hierarchical: bool = False, cascades: int = 1

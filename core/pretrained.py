@@ -4,6 +4,7 @@ what is frozen after.
 Whole checkpoints are translated in `convert.py`.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,9 @@ def freeze_request(
     `source` would have filled, and both where `freeze` is true and `source` none: the weights that follow are the pretrained ones.
     """
     if freeze and backbone.monocular is None:
-        raise UserError(f"model.freeze_backbone: {freeze}, but model.feature_type is cnn, which has no monocular branch; leave it null")
+        raise UserError(
+            f"model.freeze_backbone: {json.dumps(freeze)}, but model.feature_type is cnn, which has no monocular branch; leave it null"
+        )
     if backbone.monocular is None or freeze is False:
         return frozenset()
     if freeze is not None and freeze is not True:
