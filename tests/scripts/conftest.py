@@ -51,7 +51,7 @@ def _launch(folder: Path, processes: int, script: Path, *options: object) -> Out
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(_free_port())]
     command += [str(script), *map(str, options)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
     return Outcome(done.returncode, done.stdout + done.stderr)
 
 

@@ -96,7 +96,10 @@ def test_a_warning_is_a_line_beside_the_result(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"checkpoint": "heavy"}, "heavy: no such file or folder; expected a weight file, the workspace of a run, .* comes with the project: light"),
+        (
+            {"checkpoint": "heavy"},
+            "heavy: no such file or folder; expected a weight file, the workspace of a run, .* comes with the project: light",
+        ),
         ({"checkpoint": "none.pt"}, "none.pt: no such file or folder; expected a weight file"),
         ({"checkpoint": "left"}, "no saved step of a run"),
         ({"left": "nothing.png"}, "no such file or folder; expected a picture"),

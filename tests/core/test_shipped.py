@@ -1,0 +1,70 @@
+"""The networks that come with the project: small, found by name from anywhere, and better than a constant on pairs nobody trained on."""
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from core import load_model
+from core.weight_files import SHIPPED, locate, shipped
+from scripts.infer import main as infer
+from tests.conftest import SHARED
+from train.datasets import build_dataset
+from utils.images import write_image
+
+HELD = {"size": [320, 160], "length": 6, "seed": 2, "max_disparity": 96}  # of another seed than anything in configs/train
+
+
+@pytest.fixture(scope="module")
+def light():
+    return load_model("light")
+
+
+def error(model, sample) -> float:
+    found = model.infer(sample.left, sample.right)
+    return float(np.abs(found - sample.disparity)[sample.valid].mean())
+
+
+def test_they_are_small_and_say_where_they_come_from(light):
+    assert "light" in shipped()
+    for name in shipped():
+        assert locate(name) == SHIPPED / name / "model.safetensors"
+        assert locate(name).stat().st_size < 10e6 and (SHIPPED / name / "config.json").is_file()
+        card = (SHIPPED / name / "README.md").read_text()
+        assert "scripts/train.py" in card and "## Licence" in card and "| bad_2 |" in card
+    assert sum(value.numel() for value in light.parameters()) < 5e6
+
+
+def test_a_file_of_that_name_goes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert locate("light") == SHIPPED / "light" / "model.safetensors"
+    (tmp_path / "light").touch()
+    assert locate("light").resolve() == tmp_path / "light"
+
+
+def test_it_matches_synthetic_pairs_of_another_seed(light):
+    dataset = build_dataset("synthetic", None, HELD, "held")
+    samples = [dataset.load(i) for i in range(len(dataset))]
+    constant = np.mean([np.abs(s.disparity - np.median(s.disparity)).mean() for s in samples])
+    found = np.mean([error(light, sample) for sample in samples])
+    assert found < 4 and found < 0.5 * constant, (found, constant)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("name", "most"), [("teddy", 2.0), ("baby1", 1.5), ("terrace_2s", 1.0)])
+def test_it_matches_real_pairs(light, name, most):
+    if not SHARED.is_dir():
+        pytest.skip(f"development data not found at {SHARED.name}/ beside the project")
+    dataset = build_dataset("scenes", SHARED / "data" / "real", {}, "real")
+    sample = next(dataset.load(i) for i in range(len(dataset)) if name in dataset.key(i))
+    assert error(light, sample) < most
+
+
+def test_infer_needs_a_pair_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sample = build_dataset("synthetic", None, HELD, "held").load(0)
+    write_image(tmp_path / "left.png", sample.left)
+    write_image(tmp_path / "right.png", sample.right)
+    result = CliRunner().invoke(infer, ["--left", "left.png", "--right", "right.png"])
+    assert result.exit_code == 0, result.output
+    written = np.load(tmp_path / "workspace" / "infer" / "disparity.npy")
+    assert np.abs(written - load_model("light").infer(sample.left, sample.right)).max() < 1e-3
