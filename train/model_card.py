@@ -24,7 +24,7 @@ def model_card(model: Mapping[str, Any], run: Mapping[str, Any] | None, metrics:
     lines = [
         "---", "library_name: stereofoundry", "pipeline_tag: depth-estimation", "tags: [stereo-matching, depth-estimation]", "---", "",
         f"# {model['type']}", "", "A stereo matching network: a rectified pair in, disparity of the left view in pixels out.", "",
-        "```python", "from core import load_model", 'model = load_model("model.safetensors")',
+        "```python", "from core import load_model", "", 'model = load_model("model.safetensors")',
         "disparity = model.infer(left, right)  # uint8 (H, W, 3) RGB, twice", "```", "",
         "## Licence", "", f"These weights began from {origin}.", "",
         "## Network", "", *(f"- {key}: {value}" for key, value in model.items()), "",
