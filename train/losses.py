@@ -167,9 +167,8 @@ def initial_disparity_loss(
         initial = F.interpolate(_wide(found), size=(height, width), mode="bilinear", align_corners=True)[:, 0] * factor
         prediction, disparity, mask = _select(initial, batch, max_disparity)
     else:
-        nearest = (slice(None), slice(None, None, factor), slice(None, None, factor))
-        mask = _mask(batch, max_disparity)[nearest]
-        prediction, disparity = _keep(found[:, 0], mask), _keep(batch.disparity[nearest], mask) / factor
+        disparity, mask = _at_working_size(batch, max_disparity, factor)
+        prediction = _keep(found[:, 0], mask)
     return _masked_mean(_penalty(prediction - disparity, beta), mask)
 
 
@@ -276,13 +275,19 @@ def _pool(values: Tensor, size: int) -> Tensor:
     return values if size == 1 else F.avg_pool2d(values[:, None], size, ceil_mode=True)[:, 0]
 
 
+def _at_working_size(batch: StereoBatch, max_disparity: float | None, factor: int) -> tuple[Tensor, Tensor]:
+    """Ground truth at [::f, ::f] / f, in pixels of that size, 0 where not valid; and where it is valid. (B, h, w)."""
+    nearest = (slice(None), slice(None, None, factor), slice(None, None, factor))
+    mask = _mask(batch, max_disparity)[nearest]
+    return _keep(batch.disparity[nearest], mask) / factor, mask
+
+
 def _cross_entropy(scores: Tensor, batch: StereoBatch, max_disparity: float | None) -> Tensor:
     """Of (B, D, h, w) scores. The truth, at [::f, ::f] / f as in `initial_disparity_loss`, is shared between the two planes next to it so
     that their mean is the disparity itself; pixels beyond the last plane are left out."""
     planes, factor = scores.shape[1], batch.disparity.shape[-2] // scores.shape[-2]
-    nearest = (slice(None), slice(None, None, factor), slice(None, None, factor))
-    disparity = batch.disparity[nearest] / factor
-    mask = _mask(batch, max_disparity)[nearest] & (disparity <= planes - 1)
+    disparity, mask = _at_working_size(batch, max_disparity, factor)
+    mask = mask & (disparity <= planes - 1)
     scores, disparity = _keep(scores, mask[:, None]), _keep(disparity, mask)
     below = disparity.floor()
     lower = below.long()[:, None]

@@ -130,14 +130,12 @@ class Planner:
         if low[1] > 0:
             return 1 if low[1] <= high[1] - low[1] else 0
         while high[1] <= 0:  # on to a batch that does not fit
-            guess = int(low[0] - low[1] * (high[0] - low[0]) / (high[1] - low[1]))
-            low, high = high, (max(guess, high[0]) + 1, excess(max(guess, high[0]) + 1))
+            beyond = max(_crossing(low, high), high[0]) + 1
+            low, high = high, (beyond, excess(beyond))
         turn = 0
         while high[0] - low[0] > max(1, low[0] // 100):
             turn += 1
-            guess = int(low[0] - low[1] * (high[0] - low[0]) / (high[1] - low[1]))
-            if turn % 3 == 0:  # a line that bends would move one end alone
-                guess = (low[0] + high[0]) // 2
+            guess = _crossing(low, high) if turn % 3 else (low[0] + high[0]) // 2  # a line that bends would move one end alone
             middle = min(max(guess, low[0] + 1), high[0] - 1)
             found = (middle, excess(middle))
             low, high = (low, found) if found[1] > 0 else (found, high)
@@ -150,6 +148,11 @@ class Planner:
         disparity = torch.empty(setting.batch, height, width)
         names = [""] * setting.batch
         return StereoBatch(left, right, disparity, torch.empty_like(disparity, dtype=torch.bool), names, names, labels)
+
+
+def _crossing(low: tuple[int, float], high: tuple[int, float]) -> int:
+    """Where the line through two points (batch, excess) has none."""
+    return int(low[0] - low[1] * (high[0] - low[0]) / (high[1] - low[1]))
 
 
 class _Live(TorchDispatchMode):

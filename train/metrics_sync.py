@@ -3,7 +3,6 @@
 Writing both while a run goes on is the business of `trackers`.
 """
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 
 from train.config import TrackersConfig
 from train.tracker_backends import MLFLOW_METRICS, MlflowTracker, import_mlflow, metric_name
-from train.trackers import RUN_FILE, read_metrics, remembered
+from train.trackers import METRICS_FILE, RUN_FILE, numbers, read_metrics, remembered
 from utils.errors import UserError
 from utils.files import read_config
 from utils.scrub import scrub
@@ -33,7 +32,7 @@ def find_missing(workspace: Path, client: Any) -> Numbers:
 
     client: an MlflowClient, see `connect`. Raises UserError for a folder that is no workspace, and for a store that does not answer.
     """
-    path = workspace / "metrics.jsonl"
+    path = workspace / METRICS_FILE
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected the workspace of a run, where every logged number stands in metrics.jsonl")
     found = list(_numbers(path))
@@ -117,6 +116,5 @@ def _state(client: Any, run_id: str | None) -> Any:
 def _numbers(path: Path) -> Iterator[tuple[str, float, int, int]]:
     for line in read_metrics(path):
         milliseconds = int(line.get("time", 0) * 1000)
-        for name, value in line.items():
-            if name not in ("step", "time") and isinstance(value, int | float) and math.isfinite(value):
-                yield metric_name(name), float(value), milliseconds, line["step"]
+        for name, value in numbers(line).items():
+            yield metric_name(name), value, milliseconds, line["step"]

@@ -5,7 +5,6 @@ The numbers come from `metrics.jsonl` of its workspace, or from MLflow; nothing 
 
 import base64
 import html
-import math
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -15,12 +14,11 @@ from typing import Any, NamedTuple
 from train.load import RUN_ID
 from train.metrics_sync import answering, connect
 from train.plotting import plots
-from train.trackers import read_metrics
+from train.trackers import METRICS_FILE, numbers, read_metrics
 from utils.errors import UserError
 from utils.files import write_atomic
 from utils.images import read_image
 
-METRICS_FILE = "metrics.jsonl"
 PREVIEWS = 3
 Curve = list[tuple[int, float]]  # (step, value), by step
 
@@ -68,9 +66,8 @@ def _of_workspace(workspace: Path) -> History:
         raise UserError(f"{path}: no such file; expected the workspace of a run, or the 32 digits of an MLflow run id")
     points: dict[str, dict[int, float]] = {}
     for line in read_metrics(path):  # a run that went back to an earlier step has steps twice: the later line is what became of it
-        for name, value in line.items():
-            if name not in ("step", "time") and isinstance(value, int | float) and math.isfinite(value):
-                points.setdefault(name, {})[line["step"]] = float(value)
+        for name, value in numbers(line).items():
+            points.setdefault(name, {})[line["step"]] = value
     curves = {name: sorted(curve.items()) for name, curve in points.items()}
     shown = sorted((workspace / "vis").glob("step_*"))
     pictures = sorted(shown[-1].glob("*.png")) if shown else []
@@ -124,15 +121,16 @@ def draw(history: History, path: Path) -> None:
     """The panels, and below them the newest previews."""
     found = panels(history.curves)
     step, pictures = history.previews or (0, [])
-    with plots(path, len(found), columns=2, strip=len(pictures[:PREVIEWS]), from_zero=False) as axes:
-        for axis, (title, lines) in zip(axes, found.items(), strict=False):
+    pictures = pictures[:PREVIEWS]
+    with plots(path, len(found), columns=2, strip=len(pictures), from_zero=False) as axes:
+        for axis, (title, lines) in zip(axes[: len(found)], found.items(), strict=True):
             for label, curve in lines.items():
                 axis.plot(*zip(*curve, strict=True), label=label, marker="." if len(curve) < 30 else None)
             axis.set(title=title, xlabel="step")
             if title in ("loss", "EPE, pixels") and all(value > 0 for curve in lines.values() for _, value in curve):
                 axis.set_yscale("log")
             axis.legend(fontsize="small")
-        for axis, picture in zip(axes[len(found) :], pictures, strict=False):
+        for axis, picture in zip(axes[len(found) :], pictures, strict=True):
             axis.imshow(read_image(picture))
             axis.set_title(f"step {step}: {picture.stem}", fontsize="small")
             axis.axis("off")

@@ -183,6 +183,15 @@ def read_metrics(path: Path, holding: str = "") -> Iterator[dict[str, Any]]:
         yield from (found for line in file if holding in line and (found := _parse(line)) is not None)
 
 
+def numbers(line: dict[str, Any]) -> dict[str, float]:
+    """The metrics of a line of `read_metrics` that are finite numbers."""
+    return {
+        name: float(value)
+        for name, value in line.items()
+        if name not in ("step", "time") and isinstance(value, int | float) and math.isfinite(value)
+    }
+
+
 def _parse(line: str) -> dict[str, Any] | None:
     try:
         found = json.loads(line)
