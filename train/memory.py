@@ -85,9 +85,15 @@ class Planner:
         self._early, self._fixed = early, fixed
         self._weights = _bytes(itertools.chain(network.parameters(), network.buffers()))
         self._optimizer = state_bytes(optimizer)
+        self._known: dict[Setting, Memory] = {}
 
     def estimate(self, setting: Setting) -> Memory:
-        """The peak of an update, from its second on: the first one makes the states of the optimizer."""
+        """The peak of an update, from its second on: the first one makes the states of the optimizer. Seconds, once for each setting."""
+        if setting not in self._known:
+            self._known[setting] = self._estimate(setting)
+        return self._known[setting]
+
+    def _estimate(self, setting: Setting) -> Memory:
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         network = _without_content(self._network, mode)
         network.gradient_checkpointing = setting.checkpointing
