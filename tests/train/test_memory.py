@@ -85,9 +85,10 @@ def test_samples_add_the_same_each_and_the_largest_batch_just_fits():
 
 def test_gradients_that_are_there_from_the_start_are_counted_whole():
     plan, setting = planner("unet"), Setting(2, (64, 64), "fp32", False)
-    late = plan.estimate(setting)
+    late, weights = plan.estimate(setting), sum(value.numel() * 4 for value in plan._network.parameters())
+    plan = planner("unet")
     plan._early = True
-    early, weights = plan.estimate(setting), sum(value.numel() * 4 for value in plan._network.parameters())
+    early = plan.estimate(setting)
     assert early.gradients == weights > late.gradients
     assert late.total < early.total <= late.total + weights
 
