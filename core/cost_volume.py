@@ -126,9 +126,17 @@ class DisparityClassifier(nn.Module):
         return score_volume(volume, self.score.weight)
 
 
-def soft_argmin(scores: Tensor) -> Tensor:
-    """(B, 1, h, w) the mean plane under the softmax of (B, D, h, w) scores: disparity in working-size pixels. Float32 at least."""
+def soft_argmin(scores: Tensor, reach: int | None = None) -> Tensor:
+    """(B, 1, h, w) the mean plane under the softmax of (B, D, h, w) scores: disparity in working-size pixels. Float32 at least.
+
+    reach: only of the planes so near to the likeliest one, as the sub-pixel MAP of PDS (Tulyakov et al. 2018, section 3.4): where the
+        scores have two peaks, as at the edge of a thing, the mean of all planes lies on neither.
+    """
     with float32_island(scores):
-        probability = at_least_float32(scores).softmax(1)
-        planes = torch.arange(scores.shape[1], device=scores.device, dtype=probability.dtype)
+        scores = at_least_float32(scores)
+        planes = torch.arange(scores.shape[1], device=scores.device, dtype=scores.dtype)
+        if reach is not None:
+            far = (planes.view(-1, 1, 1) - scores.argmax(1, keepdim=True)).abs() > reach
+            scores = scores.masked_fill(far, -torch.inf)
+        probability = scores.softmax(1)
         return torch.einsum("bdhw,d->bhw", probability, planes).unsqueeze(1)

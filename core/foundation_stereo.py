@@ -89,6 +89,10 @@ class FoundationStereo(nn.Module):
         ] = (64, 96, 128),
         train_iters: Annotated[int, Field(ge=1, description="refinement iterations in training")] = 22,
         valid_iters: Annotated[int, Field(ge=1, description="refinement iterations in evaluation")] = 32,
+        initial_reach: Annotated[
+            int | None,
+            Field(ge=1, description="initial disparity: the mean of so many planes on each side of the likeliest; null: of all planes"),
+        ] = None,
         disparity_attention: Annotated[
             Axis, Field(description="axis of the disparity transformer; heads: as the public code since June 2025")
         ] = "tokens",
@@ -116,6 +120,7 @@ class FoundationStereo(nn.Module):
         self.train_iters, self.valid_iters = train_iters, valid_iters
         self.correlation_implementation: Implementation = correlation_implementation
         self.corr_levels, self.corr_radius = corr_levels, corr_radius
+        self.initial_reach = initial_reach
         self.sync_batchnorm = sync_batchnorm
         self.batch_norm: BatchNormPolicy = batch_norm
 
@@ -202,7 +207,7 @@ class FoundationStereo(nn.Module):
         correlation = correlation.mean(1, dtype=torch.promote_types(correlation.dtype, torch.float32))
         volume = self.hourglass(volume, left_features)
         scores = self.classifier(volume) if init is None else None
-        initial = soft_argmin(scores) if init is None else init
+        initial = soft_argmin(scores, self.initial_reach) if init is None else init
         lookup = self.make_lookup(
             left_features[0],
             right_finest,

@@ -25,9 +25,9 @@ REST = "all else"
 # Keys of the model section that change numbers or training, but no entry of the state dict.
 SAME_ENTRIES = {
     "max_disp", "disparity_attention", "dropout", "train_iters", "valid_iters", "correlation_implementation", "batch_norm",
-    "sync_batchnorm", "pretrained_backbone", "freeze_backbone", "slow_fast_gru",
+    "sync_batchnorm", "pretrained_backbone", "freeze_backbone", "slow_fast_gru", "initial_reach",
 }  # fmt: skip
-SAME_NUMBERS = SAME_ENTRIES - {"max_disp", "disparity_attention", "slow_fast_gru"}
+SAME_NUMBERS = SAME_ENTRIES - {"max_disp", "disparity_attention", "slow_fast_gru", "initial_reach"}
 LIMIT_WEIGHT = 1e3  # released and well-trained networks stay below 1e2; bf16 and fp16 lose what is added to larger ones
 LIMIT_VARIANCE = 1e3  # of a batch norm's input: values around 30 and more, where networks that train well have some of order 1
 

@@ -68,5 +68,16 @@ def test_soft_argmin_is_the_expected_plane():
     assert soft_argmin(scores).item() == pytest.approx(0.75)
 
 
+def test_soft_argmin_near_the_likeliest_plane_lies_on_one_of_two_peaks():
+    probability = torch.tensor([0.02, 0.3, 0.08, 0.1, 0.4, 0.1])
+    scores = probability.log().view(1, -1, 1, 1).requires_grad_()
+    assert soft_argmin(scores).item() == pytest.approx(float(probability @ torch.arange(6.0)))  # 2.86: on neither
+    near = soft_argmin(scores, reach=1)
+    assert near.item() == pytest.approx((0.1 * 3 + 0.4 * 4 + 0.1 * 5) / 0.6)
+    near.backward()
+    assert scores.grad.flatten()[:3].tolist() == [0, 0, 0] and torch.isfinite(scores.grad).all() and scores.grad[0, 3] < 0
+    assert soft_argmin(scores, reach=5).item() == pytest.approx(soft_argmin(scores).item())
+
+
 def test_soft_argmin_of_half_scores_is_float32():
     assert soft_argmin(torch.zeros(1, 4, 2, 2, dtype=torch.bfloat16)).dtype == torch.float32

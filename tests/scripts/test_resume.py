@@ -53,7 +53,7 @@ def with_scaler(accelerator):
 # bf16 takes few steps: processors without instructions for it emulate them. Dropout is on in all.
 @pytest.mark.parametrize(
     ("precision", "accumulate", "steps", "more"),
-    [("fp32", 1, 5, MEASURED), ("fp32", 3, 3, []), ("bf16", 1, 3, []), ("scaled", 1, 3, [])],
+    [("fp32", 1, 5, MEASURED), ("fp32", 3, 3, []), ("bf16", 1, 3, []), ("bf16", 3, 2, []), ("scaled", 1, 3, [])],
 )
 def test_stopped_after_every_single_step_a_run_is_the_same(
     train, tiny, tmp_path, monkeypatch, stopping, precision, accumulate, steps, more
@@ -201,6 +201,7 @@ def test_two_processes(commands_on_two, train, tiny, tmp_path):
     three, threefold = ["--num_iterations", 3], ["--num_iterations", 3, "--gradient_accumulation_steps", 3]
     steady = ["--config", tiny, *COMMON, *PLAIN, "--num_iterations", 4, "--save_every", 2, "--log_every", 1]
     latest = ["--checkpoint", "latest"]
+    bf16 = ["--precision", "bf16"]
     whole = train(*steady, "--workspace", "one", "--batch_size_forward", 2)  # on one process, to be continued on two
     assert whole.code == 0, whole.output
     outcomes = commands_on_two(
@@ -218,12 +219,15 @@ def test_two_processes(commands_on_two, train, tiny, tmp_path):
         },
         {"argv": [*steady, "--workspace", "two"]},
         {"argv": [*steady, "--workspace", "onto_two", "--checkpoint", tmp_path / "one" / "checkpoint" / "00000002.pt"]},
+        {"argv": [*common, *threefold, *bf16, "--workspace", "whole16"]},
+        {"argv": [*common, *threefold, *bf16, "--workspace", "parts16"], "rank": 1, "step": 0, "signal": "SIGINT"},
+        {"argv": [*common, *threefold, *bf16, "--workspace", "parts16", *latest]},
     )
-    for name, parts in (("whole", "parts"), ("whole3", "parts3")):
+    for name, parts in (("whole", "parts"), ("whole3", "parts3"), ("whole16", "parts16")):
         assert_same_run(tmp_path / name, tmp_path / parts, 3)
         # Told while in step 0, one of them; the other hears of it during the next. Both leave after the same.
         assert (tmp_path / parts / "checkpoint" / "00000002.json").exists()
-    assert all("stopped by a signal after step 2 of 3" in outcomes[i] for i in (1, 4))
+    assert all("stopped by a signal after step 2 of 3" in outcomes[i] for i in (1, 4, 10))
 
     # An infinite loss on the second process alone: both skip, the first names the sample, everything stays finite and in step.
     state = torch.load(tmp_path / "bad" / "checkpoint" / "00000003_optimizer.pt", weights_only=True)
