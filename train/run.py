@@ -4,6 +4,7 @@ The steps themselves are in `loop`.
 """
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
@@ -242,10 +243,19 @@ def _build_loader(config: RunConfig, options: Options, mix: Mixture, accelerator
     )
 
 
+SPLITTERS = ("FSDP", "DEEPSPEED", "MEGATRON_LM")  # as accelerate's launcher names them in the environment
+
+
 def _build_accelerator(options: Options) -> Accelerator:
     on_cpu = not torch.cuda.is_available()
     if options.precision == "fp16" and on_cpu:
         raise UserError("--precision fp16 / --enable_mixed_precision true: needs a GPU, and none is visible; on a CPU use --precision bf16")
+    for splitter in SPLITTERS:
+        if os.environ.get(f"ACCELERATE_USE_{splitter}", "").lower() in ("true", "1", "yes"):
+            raise UserError(
+                f"accelerate's launch configuration asks for {splitter}, which splits a network over processes; here each process holds "
+                "all of it: use one of configs/accelerate, and where memory is short gradient checkpointing (--dry_run says what a step takes)"
+            )
     return Accelerator(
         mixed_precision={"fp32": "no"}.get(options.precision, options.precision),
         gradient_accumulation_plugin=GradientAccumulationPlugin(

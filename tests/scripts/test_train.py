@@ -235,6 +235,14 @@ def test_bad_input_is_one_line_and_exit_code_2(train, tiny, tmp_path, options, w
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("splitter", ["FSDP", "DEEPSPEED"])
+def test_a_launch_configuration_that_splits_the_network_is_refused(train, tiny, tmp_path, monkeypatch, splitter):
+    """Its state would be saved in pieces, and averaged in none."""
+    monkeypatch.setenv(f"ACCELERATE_USE_{splitter}", "true")
+    refused(train(*FEW, tiny, "--workspace", "run"), "launch configuration", splitter, "configs/accelerate")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_is_never_overwritten(train, tiny, tmp_path):
     assert train(*FEW, tiny, "--workspace", "run").code == 0
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
