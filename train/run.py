@@ -253,8 +253,8 @@ def _build_accelerator(options: Options) -> Accelerator:
     for splitter in SPLITTERS:
         if os.environ.get(f"ACCELERATE_USE_{splitter}", "").lower() in ("true", "1", "yes"):
             raise UserError(
-                f"accelerate's launch configuration asks for {splitter}, which splits a network over processes; here each process holds "
-                "all of it: use one of configs/accelerate, and where memory is short gradient checkpointing (--dry_run says what a step takes)"
+                f"accelerate's launch configuration asks for {splitter}, which splits a network over processes; here each holds all "
+                "of it: use one of configs/accelerate, and gradient checkpointing where memory is short (--dry_run says what a step takes)"
             )
     return Accelerator(
         mixed_precision={"fp32": "no"}.get(options.precision, options.precision),
