@@ -66,17 +66,18 @@ def _evaluate(
     tasks = open_suite(load_suite(suite), data_root)
     tasks = tasks if max_samples is None else first_of_each(tasks, max_samples)
     changes = model_changes(overrides)
-    records, predictors = [], []
-    for run in plan_runs(checkpoints, iterations, cascades):
+    runs = plan_runs(checkpoints, iterations, cascades)
+    predictors = [  # all of them before any is measured: one that cannot be built costs no results
+        build_predictor(run.checkpoint, place, iterations=run.iterations, cascades=run.cascades, precision=precision, changes=changes)
+        for run in runs
+    ]
+    records = []
+    for run, predict in zip(runs, predictors, strict=True):
         about = {"model": run.name, "suite": suite, "iterations": run.iterations, "cascades": run.cascades, "precision": precision}
-        predict = build_predictor(
-            run.checkpoint, place, iterations=run.iterations, cascades=run.cascades, precision=precision, changes=changes
-        )
         with tqdm(total=len(tasks), desc=run.name, unit="pair", disable=not (processes.first and sys.stderr.isatty())) as bar:
             progress = lambda bar=bar: bar.update(processes.count)  # noqa: E731
             record = measure(predict, tasks, about | {"changes": changes}, device=place, processes=processes, progress=progress)
         records.append(record)
-        predictors.append(predict)
     if not processes.first:
         return
     keys = ["model", "iterations", "cascades"]
@@ -95,7 +96,7 @@ def _evaluate(
     if tracker:
         from train.measure_tracking import track
 
-        for record, run in zip(records, plan_runs(checkpoints, iterations, cascades), strict=True):
+        for record, run in zip(records, runs, strict=True):
             click.echo(f"recorded in MLflow: {track(record, run.checkpoint, report)}")
 
 

@@ -336,16 +336,23 @@ def check_memory(planner: Planner, setting: Setting, found: Memory, usable: floa
     )
 
 
+def estimate_or_warn(planner: Planner, setting: Setting) -> Memory | None:
+    """None, and a warning, for a network with an operator that has no form without content."""
+    try:
+        return planner.estimate(setting)
+    except (RuntimeError, NotImplementedError) as error:
+        log.warning("memory: cannot be estimated (%s); the run goes on", str(error).splitlines()[0])
+        return None
+
+
 def check_run(run: "Run") -> None:
     """Before the first step: where the memory is said (`--memory_gb`) or that of a GPU, a UserError if it cannot be enough."""
     if run.options.memory_gb is None and run.accelerator.device.type != "cuda":
         return
     usable, setting = usable_bytes(run), setting_of(run)
     planner = planner_of(run)
-    try:
-        found = planner.estimate(setting)
-    except (RuntimeError, NotImplementedError) as error:  # an operator that has no form without content
-        log.warning("memory: cannot be estimated (%s); the run goes on", str(error).splitlines()[0])
+    found = estimate_or_warn(planner, setting)
+    if found is None:
         return
     assert usable is not None
     if run.accelerator.is_main_process:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 
 from train.loop import update
-from train.memory import available_bytes, check_memory, memory_table, planner_of, setting_of, usable_bytes
+from train.memory import available_bytes, check_memory, estimate_or_warn, memory_table, planner_of, setting_of, usable_bytes
 from train.run import Run
 from train.start import weights_table
 from train.utils import parameter_table
@@ -19,12 +19,12 @@ def dry_run(run: Run) -> Iterator[str]:
     """
     yield describe(run)
     planner, setting, usable = planner_of(run), setting_of(run), usable_bytes(run)
-    found = planner.estimate(setting)
-    yield "\n" + "\n".join(memory_table(setting, found, usable, None if usable is None else planner.largest_batch(setting, usable)))
-    if usable is not None:
-        check_memory(planner, setting, found, usable)
-    here = available_bytes(run)
-    if here is not None and found.total > here:
+    found, here = estimate_or_warn(planner, setting), available_bytes(run)
+    if found is not None:
+        yield "\n" + "\n".join(memory_table(setting, found, usable, None if usable is None else planner.largest_batch(setting, usable)))
+        if usable is not None:
+            check_memory(planner, setting, found, usable)
+    if found is not None and here is not None and found.total > here:
         yield f"\nno step is taken: {here / 2**30:.2f} GiB are free here"
     else:
         yield "\n" + take_step(run)

@@ -13,6 +13,7 @@ from train import memory
 from train.loop import update
 from train.losses import Objective
 from train.memory import GIB, Memory, Planner, Setting, check_memory, memory_table, planner_of, setting_of, state_bytes
+from train.plan import dry_run
 from train.utils import build_optimizer
 from utils.errors import UserError
 
@@ -165,6 +166,8 @@ def test_what_cannot_be_estimated_does_not_stop_a_run(build, monkeypatch, caplog
     with caplog.at_level("WARNING", "stereofoundry"):
         build(config=TINY, memory_gb=64.0)
     assert "memory: cannot be estimated (no form without content)" in caplog.text
+    plan, step = dry_run(build(config=TINY))
+    assert "one step: " in step and "memory of a process" not in plan
 
 
 def test_the_memory_of_a_container_counts(build, monkeypatch, tmp_path):
