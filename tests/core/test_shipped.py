@@ -1,13 +1,17 @@
 """The networks that come with the project: small, found by name from anywhere, and better than a constant on pairs nobody trained on."""
 
+import json
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from core import load_model
+from core.onnx_export import export_onnx
 from core.weight_files import SHIPPED, locate, shipped
 from scripts.infer import main as infer
 from tests.conftest import SHARED
+from train.config import find_config, load_config
 from train.datasets import build_dataset
 from utils.images import write_image
 
@@ -32,6 +36,19 @@ def test_they_are_small_and_say_where_they_come_from(light):
         card = (SHIPPED / name / "README.md").read_text()
         assert "scripts/train.py" in card and "## Licence" in card and "| bad_2 |" in card
     assert sum(value.numel() for value in light.parameters()) < 5e6
+
+
+@pytest.mark.parametrize("recipe", ["light.json", "finetune_light.json"])
+def test_the_recipes_are_of_the_network_that_is_shipped(recipe):
+    """But for how batch norm is trained, which is no part of the weights."""
+    ours = load_config(find_config(recipe)).model
+    shipped_with = json.loads((SHIPPED / "light" / "config.json").read_text())
+    assert {key for key, value in ours.items() if value != shipped_with[key]} <= {"batch_norm"}
+
+
+def test_it_goes_to_onnx(light, tmp_path):
+    pytest.importorskip("onnxruntime")
+    export_onnx(light, tmp_path / "light.onnx", (64, 32))
 
 
 def test_a_file_of_that_name_goes_first(tmp_path, monkeypatch):
