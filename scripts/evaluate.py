@@ -67,17 +67,17 @@ def _evaluate(
     tasks = tasks if max_samples is None else first_of_each(tasks, max_samples)
     changes = model_changes(overrides)
     runs = plan_runs(checkpoints, iterations, cascades)
-    predictors = [  # all of them before any is measured: one that cannot be built costs no results
-        build_predictor(run.checkpoint, place, iterations=run.iterations, cascades=run.cascades, precision=precision, changes=changes)
-        for run in runs
-    ]
-    records = []
-    for run, predict in zip(runs, predictors, strict=True):
+    records, predictors = [], []
+    for run in runs:
         about = {"model": run.name, "suite": suite, "iterations": run.iterations, "cascades": run.cascades, "precision": precision}
+        predict = build_predictor(
+            run.checkpoint, place, iterations=run.iterations, cascades=run.cascades, precision=precision, changes=changes
+        )
         with tqdm(total=len(tasks), desc=run.name, unit="pair", disable=not (processes.first and sys.stderr.isatty())) as bar:
             progress = lambda bar=bar: bar.update(processes.count)  # noqa: E731
             record = measure(predict, tasks, about | {"changes": changes}, device=place, processes=processes, progress=progress)
         records.append(record)
+        predictors.append(predict)
     if not processes.first:
         return
     keys = ["model", "iterations", "cascades"]
