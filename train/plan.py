@@ -19,15 +19,16 @@ def dry_run(run: Run) -> Iterator[str]:
     """
     yield describe(run)
     planner, setting, usable = planner_of(run), setting_of(run), usable_bytes(run)
-    found, here = estimate_or_warn(planner, setting), available_bytes(run)
+    found = estimate_or_warn(planner, setting)
     if found is not None:
         yield "\n" + "\n".join(memory_table(setting, found, usable, None if usable is None else planner.largest_batch(setting, usable)))
         if usable is not None:
             check_memory(planner, setting, found, usable)
-    if found is not None and here is not None and found.total > here:
-        yield f"\nno step is taken: {here / 2**30:.2f} GiB are free here"
-    else:
-        yield "\n" + take_step(run)
+        here = available_bytes(run)
+        if here is not None and found.total > here:
+            yield f"\nno step is taken: {here / 2**30:.2f} GiB are free here"
+            return
+    yield "\n" + take_step(run)
 
 
 def take_step(run: Run) -> str:

@@ -42,6 +42,7 @@ from utils.versions import versions
 
 log = logging.getLogger("stereofoundry")
 
+SPLITTERS = ("FSDP", "DEEPSPEED", "MEGATRON_LM")  # as accelerate's launcher names them in the environment
 TRAIN_METRICS = ("epe", "bad_1", "d1_all")
 RESUMED = {
     "step", "optimizer", "lr_scheduler", "scaler", "means", "metrics", "skipped", "skipped_in_row", "broken", "unmeasured", "config",
@@ -241,9 +242,6 @@ def _build_loader(config: RunConfig, options: Options, mix: Mixture, accelerator
         ranks=accelerator.num_processes,
         workers=default_workers(accelerator.num_processes) if workers is None else workers,
     )
-
-
-SPLITTERS = ("FSDP", "DEEPSPEED", "MEGATRON_LM")  # as accelerate's launcher names them in the environment
 
 
 def _build_accelerator(options: Options) -> Accelerator:

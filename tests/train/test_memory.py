@@ -22,10 +22,10 @@ SIZE = (192, 128)
 TOLERANCE = {"foundation_stereo": (0.9, 1.03), "raft_stereo": (0.96, 1.03), "crestereo": (0.96, 1.03), "unet": (0.6, 1.03)}
 
 
-def planner(kind, **changes):
+def planner(kind, *, early=False, **changes):
     model = tiny_of(kind, **changes)
     optimizer = build_optimizer(model, {"type": "AdamW", "params": [{"params": {"include": ["*"]}, "lr": 1e-4}]})
-    return Planner(model, Objective(tiny_run(kind)["loss"]), optimizer, labels=["stereo"])
+    return Planner(model, Objective(tiny_run(kind)["loss"]), optimizer, labels=["stereo"], early=early)
 
 
 def measured(network, step):
@@ -87,9 +87,7 @@ def test_samples_add_the_same_each_and_the_largest_batch_just_fits():
 def test_gradients_that_are_there_from_the_start_are_counted_whole():
     plan, setting = planner("unet"), Setting(2, (64, 64), "fp32", False)
     late, weights = plan.estimate(setting), sum(value.numel() * 4 for value in plan._network.parameters())
-    plan = planner("unet")
-    plan._early = True
-    early = plan.estimate(setting)
+    early = planner("unet", early=True).estimate(setting)
     assert early.gradients == weights > late.gradients
     assert late.total < early.total <= late.total + weights
 
