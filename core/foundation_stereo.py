@@ -89,6 +89,13 @@ class FoundationStereo(nn.Module):
         ] = (64, 96, 128),
         train_iters: Annotated[int, Field(ge=1, description="refinement iterations in training")] = 22,
         valid_iters: Annotated[int, Field(ge=1, description="refinement iterations in evaluation")] = 32,
+        valid_scales: Annotated[
+            Sequence[Annotated[float, Field(ge=0.25, le=4)]],
+            Field(min_length=1, max_length=4, description="`infer` looks at the pair at these multiples of its size, and merges"),
+        ] = (1.0,),
+        valid_padding: Annotated[
+            inference.Padding, Field(description="`infer` pads on both sides (even, as published), or right and below alone (far)")
+        ] = "even",
         initial_reach: Annotated[
             int | None,
             Field(ge=1, description="initial disparity: the mean of so many planes on each side of the likeliest; null: of all planes"),
@@ -118,6 +125,7 @@ class FoundationStereo(nn.Module):
         hidden = _check_widths(max_disp, hidden_dims, n_gru_layers, volume_dim)
         self.max_disp = max_disp
         self.train_iters, self.valid_iters = train_iters, valid_iters
+        self.valid_scales, self.valid_padding = tuple(valid_scales), valid_padding
         self.correlation_implementation: Implementation = correlation_implementation
         self.corr_levels, self.corr_radius = corr_levels, corr_radius
         self.initial_reach = initial_reach
@@ -236,6 +244,7 @@ class FoundationStereo(nn.Module):
         left, right: uint8 (H, W, 3) RGB; torch uint8 (3, H, W) as well. Returns float32 (H, W), full-size pixels, >= 0.
         For large images and disparities, hierarchical: a pass at half size first, whose result the full pass starts from, as
         FoundationStereo's authors do it; cascades: so many passes, each at twice the size of the one before, as CREStereo's do it.
+        Without either, at `valid_scales`.
         """
         return inference.infer(self, left, right, iters=iters, hierarchical=hierarchical, cascades=cascades)
 

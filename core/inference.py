@@ -4,10 +4,10 @@ large pair is cut into tiles in `tiles`.
 Works with any network of `core`: it asks for their `padding`, `stride` and `forward`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from core.tiles import Tiles, run_tiled
 from utils.errors import UserError
 
 Box = tuple[int, int, int, int]
+Padding = Literal["even", "far"]
+"""Where an image is enlarged to what the network takes: on both sides, as published networks are evaluated; or right and below alone, so
+that the columns at the left border, whose partners lie outside, remain there, as they do in training."""
 
 
 class Estimate(NamedTuple):
@@ -30,10 +33,18 @@ class Estimate(NamedTuple):
     pose: np.ndarray | None = None
 
 
-def padding_to(multiple: int, height: int, width: int) -> Box:
-    """(left, right, top, bottom) to the next multiples, split evenly, the odd pixel right and below."""
+def padding_to(multiple: int, height: int, width: int, padding: Padding = "even") -> Box:
+    """(left, right, top, bottom) to the next multiples; what is padded evenly has the odd pixel right and below."""
     horizontal, vertical = -width % multiple, -height % multiple
-    return horizontal // 2, horizontal - horizontal // 2, vertical // 2, vertical - vertical // 2
+    left, top = (0, 0) if padding == "far" else (horizontal // 2, vertical // 2)
+    return left, horizontal - left, top, vertical - top
+
+
+def box_for(model: nn.Module, views: Tensor, passes: int = 1) -> Box:
+    """What `views` (B, C, H, W) are padded by for `model`, in so many passes of which each has half the size of the next."""
+    height, width = views.shape[-2:]
+    multiple: int = model.padding  # pyright: ignore[reportAssignmentType]
+    return padding_to(multiple * 2 ** (passes - 1), height, width, getattr(model, "valid_padding", "even"))
 
 
 def pad(image: Tensor, box: Box) -> Tensor:
@@ -59,7 +70,7 @@ def predict(
     model: nn.Module, left: Tensor, right: Tensor, *, iters: int | None = None, init: Tensor | None = None, tiles: Tiles | None = None
 ) -> StereoOutput:
     """(B, 3, H, W) in [0, 1] of any size to what was found at that size, in its pixels; `init` belongs to the padded size."""
-    box = padding_to(model.padding, *left.shape[-2:])  # pyright: ignore[reportArgumentType, reportCallIssue]
+    box = box_for(model, left)
     return _unpadded(run(model, pad(left, box), pad(right, box), iters=iters, init=init, tiles=tiles), box)
 
 
@@ -103,7 +114,7 @@ def predict_cascaded(
     model: nn.Module, left: Tensor, right: Tensor, *, iters: int | None = None, cascades: int, tiles: Tiles | None = None
 ) -> StereoOutput:
     """As `predict`, with `cascade`."""
-    box = padding_to(model.padding * 2 ** (cascades - 1), *left.shape[-2:])  # pyright: ignore
+    box = box_for(model, left, cascades)
     return _unpadded(cascade(model, pad(left, box), pad(right, box), iters=iters, cascades=cascades, tiles=tiles), box)
 
 
@@ -119,12 +130,43 @@ def predict_hierarchical(
     small = [F.interpolate(view, scale_factor=ratio, mode="bilinear", align_corners=False) for view in (left, right)]
     coarse = predict(model, small[0], small[1], iters=iters, tiles=tiles).disparity.unsqueeze(1)
     coarse = (F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=True) / ratio).clamp(min=0)
-    box = padding_to(model.padding, height, width)  # pyright: ignore[reportArgumentType]
+    box = box_for(model, left)
     coarse = pad(coarse, box) + box[0]
     stride: int = model.stride  # pyright: ignore[reportAssignmentType]
     size = (coarse.shape[-2] // stride, coarse.shape[-1] // stride)
     init = F.interpolate(coarse, size=size, mode="bilinear", align_corners=True) / stride
     return predict(model, left, right, iters=iters, init=init, tiles=tiles)
+
+
+def predict_scales(
+    model: nn.Module, left: Tensor, right: Tensor, *, iters: int | None = None, scales: Sequence[float], tiles: Tiles | None = None
+) -> StereoOutput:
+    """As `predict`, on the pair at these multiples of its size. Of more than one, the disparities alone: of the smallest, and in its
+    place of the next one where that is less than one plane of the working grid of the smaller away from it, and so on.
+
+    A larger image shows more of what is fine to a network that matches on a grid of a fraction of the pixels, a smaller one more of
+    what is large and has no texture. Ours.
+    """
+    height, width = left.shape[-2:]
+    stride: int = model.stride  # pyright: ignore[reportAssignmentType]
+    merged, reach = None, 0.0
+    for scale in sorted(scales):
+        size = max(1, round(height * scale)), max(1, round(width * scale))
+        output = predict(model, *(resized(view, size) for view in (left, right)), iters=iters, tiles=tiles)
+        if len(scales) == 1 and size == (height, width):
+            return output
+        found = resized(output.disparity[:, None], (height, width)) * (width / size[1])
+        merged = found if merged is None else torch.where((found - merged).abs() < reach, found, merged)
+        reach = stride * width / size[1]
+    assert merged is not None, "no scale"
+    return StereoOutput(merged)
+
+
+def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, C, H, W) to (B, C, *size), with the mean of what falls together where it gets smaller."""
+    if image.shape[-2:] == size:
+        return image
+    return F.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
 @contextmanager
@@ -154,10 +196,12 @@ def estimate(
     iters: int | None = None,
     hierarchical: bool = False,
     cascades: int = 1,
+    scales: Sequence[float] | None = None,
     tiles: Tiles | None = None,
 ) -> Estimate:
     """Arguments as of `FoundationStereo.infer`; all that the network says of the pair, at its size.
 
+    scales: see `predict_scales`; the network's own `valid_scales` where None. Hierarchical and cascaded passes have scales of their own.
     tiles: the network sees one tile at a time, in every pass; the images and the map then stay in the memory of the host.
     """
     views = [to_tensor(image, name) for image, name in ((left, "left"), (right, "right"))]
@@ -169,11 +213,21 @@ def estimate(
     parameter = next(model.parameters())
     device = parameter.device if tiles is None else torch.device("cpu")
     views = [(view.to(device).to(parameter.dtype) / 255)[None] for view in views]
-    passes = predict_hierarchical if hierarchical else partial(predict_cascaded, cascades=cascades)
+    if hierarchical:
+        passes = predict_hierarchical
+    elif cascades > 1:
+        passes = partial(predict_cascaded, cascades=cascades)
+    else:
+        passes = partial(predict_scales, scales=own_scales(model) if scales is None else scales)
     with evaluating(model):
         output = passes(model, views[0], views[1], iters=iters, tiles=tiles)
     found = output.disparity.clamp(min=0), output.log_variance, output.pose
     return Estimate(*(None if part is None else part[0].float().cpu().numpy() for part in found))
+
+
+def own_scales(model: nn.Module) -> Sequence[float]:
+    """The multiples of a pair's size that `model` looks at where nothing else is asked for."""
+    return getattr(model, "valid_scales", (1.0,))
 
 
 def to_tensor(image: Any, name: str) -> Tensor:

@@ -88,7 +88,7 @@ def _live_view(
 
     if window:
         check_window()
-    spec, asked, place = run_id or checkpoint or SGBM, Settings(**settings), choose_device(device)
+    spec, asked, place = run_id or checkpoint or SGBM, Settings(**settings, scales=(1.0,)), choose_device(device)  # one pass: time counts
     if spec == SGBM and watch_checkpoint:
         raise UserError("--watch_checkpoint: nothing trains OpenCV's matching; pass the workspace of a run as --checkpoint, or a --run_id")
     if checkpoint is None and run_id is None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from core.inference import Estimate, estimate
+from core.inference import Estimate, estimate, own_scales
 from core.output import confidence_of
 from core.tiles import Tiles
 from train.baselines import sgbm
@@ -35,15 +35,17 @@ class Settings:
     """How pairs are looked at.
 
     iterations: the network's own number where None. hierarchical, cascades: see `FoundationStereo.infer`. scale: of the images before the
-    network sees them; what comes out is at their own size. tile: (width, height) that the network sees at once, at that scale, None for the
-    whole; tile_overlap: see `core.tiles`. max_disparity: the largest that is expected, in pixels of the images; the network's own range
-    where None. left_right: look from the right eye too, and say where both agree within `agree_px`.
+    network sees them; what comes out is at their own size. scales: of these, see `core.inference.predict_scales`; the network's own where
+    None. tile: (width, height) that the network sees at once, at that scale, None for the whole; tile_overlap: see `core.tiles`.
+    max_disparity: the largest that is expected, in pixels of the images; the network's own range where None. left_right: look from the
+    right eye too, and say where both agree within `agree_px`.
     """
 
     iterations: int | None = None
     hierarchical: bool = False
     cascades: int = 1
     scale: float = 1.0
+    scales: tuple[float, ...] | None = None
     tile: tuple[int, int] | None = None
     tile_overlap: int = 64
     max_disparity: float | None = None
@@ -121,8 +123,15 @@ def network_estimator(model: nn.Module, settings: Settings | None = None, *, com
     if compiled:
         model.compile()
     low = PRECISIONS[settings.precision]
+    scales = own_scales(model) if settings.scales is None else settings.scales
     passes = partial(
-        estimate, model, iters=settings.iterations, hierarchical=settings.hierarchical, cascades=settings.cascades, tiles=tiles
+        estimate,
+        model,
+        iters=settings.iterations,
+        hierarchical=settings.hierarchical,
+        cascades=settings.cascades,
+        scales=scales,
+        tiles=tiles,
     )
 
     def look(left: np.ndarray, right: np.ndarray) -> Estimate:
@@ -139,8 +148,10 @@ def network_estimator(model: nn.Module, settings: Settings | None = None, *, com
                 ) from None
             raise
 
-    coarsest = 2 if settings.hierarchical else 2 ** (settings.cascades - 1)  # what is too near at full size is in range there
-    return Estimator(look, settings, range_px=None if own_range is None else own_range * coarsest)
+    coarsest = 2 if settings.hierarchical else 2 ** (settings.cascades - 1)
+    if coarsest == 1:
+        coarsest = 1 / min(scales)
+    return Estimator(look, settings, range_px=None if own_range is None else own_range * coarsest)  # what is too near is in range there
 
 
 def check_precision(precision: Precision, device: torch.device) -> None:

@@ -1,10 +1,11 @@
-"""`infer`: any size, what it refuses, padding by hand, and the coarse-to-fine pass."""
+"""`infer`: any size, what it refuses, padding by hand, the coarse-to-fine pass, and passes at several scales."""
 
 import numpy as np
 import pytest
 import torch
 
-from core.inference import pad, padding_to, predict, predict_hierarchical, unpad
+from core.inference import box_for, estimate, pad, padding_to, predict, predict_hierarchical, predict_scales, resized, unpad
+from core.output import StereoOutput
 from tests.core.networks import tiny
 from utils.errors import UserError
 
@@ -56,6 +57,54 @@ def test_hierarchical_with_a_multiple_of_32_starts_from_the_coarse_pass():
         start = torch.nn.functional.interpolate(start, size=(16, 32), mode="bilinear", align_corners=True) / 4
         expected = model(left, right, iters=2, init=start).disparity
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_padding_on_the_far_side_leaves_the_left_border_where_it_is():
+    assert padding_to(32, 50, 70, "far") == (0, 26, 0, 14)
+    image = torch.rand(1, 3, 50, 70)
+    assert box_for(tiny(), image) == (13, 13, 7, 7)
+    assert box_for(tiny(valid_padding="far"), image) == (0, 26, 0, 14)
+    assert box_for(tiny(valid_padding="far"), image, passes=2) == (0, 58, 0, 14)
+
+
+class Painted(torch.nn.Module):
+    """Finds what `maps` says for an image of that width: (value on the left half, value on the right half), in pixels of the image."""
+
+    padding, stride = 1, 4
+
+    def __init__(self, maps):
+        super().__init__()
+        self.maps = maps
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, left, right, iters=None, init=None):
+        width = left.shape[-1]
+        values = torch.tensor(self.maps[width]).repeat_interleave(width // 2).expand(1, 1, left.shape[-2], width)
+        return StereoOutput(values)
+
+
+def test_a_finer_pass_is_believed_within_a_plane_of_the_coarser_one():
+    """Of half the size, the plane is 8 pixels wide; of the whole, 4."""
+    view = torch.zeros(1, 3, 8, 64)
+    maps = {32: (10.0, 10.0), 64: (27.5, 28.5), 128: (62.0, 47.9)}
+    found = [predict_scales(Painted(maps), view, view, scales=scales).disparity for scales in ((0.5,), (1, 0.5), (0.5, 1, 2))]
+    borders = torch.stack([one[0, 4, [0, -1]] for one in found])
+    torch.testing.assert_close(borders, torch.tensor([(20.0, 20.0), (27.5, 20.0), (31.0, 23.95)]))
+
+
+def test_a_network_is_looked_at_at_its_own_scales():
+    left, right = pair(64, 96)
+    model = tiny(valid_scales=[1, 1.5]).eval()
+    views = [torch.from_numpy(view.transpose(2, 0, 1).copy())[None].float() / 255 for view in (left, right)]
+    with torch.no_grad():
+        fine, coarse = (
+            resized(predict(model, *(resized(v, s) for v in views)).disparity[:, None], (64, 96)) for s in ((96, 144), (64, 96))
+        )
+    fine = fine / 1.5
+    expected = torch.where((fine - coarse).abs() < 4, fine, coarse)[0, 0].clamp(min=0).numpy()
+    assert not np.array_equal(expected, coarse[0, 0].clamp(min=0).numpy())
+    np.testing.assert_allclose(model.infer(left, right), expected, atol=1e-5)
+    np.testing.assert_array_equal(estimate(model, left, right, scales=(1.0,)).disparity, coarse[0, 0].clamp(min=0).numpy())
 
 
 @pytest.mark.parametrize("training", [True, False])

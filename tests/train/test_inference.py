@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from core import MODELS
-from core.inference import Estimate
+from core.inference import Estimate, estimate
 from core.output import StereoOutput
 from tests.core.networks import TINY, tiny, tiny_of
 from train.inference import Estimator, Settings, build_estimator, network_estimator
@@ -81,6 +81,9 @@ def test_a_network_is_asked_as_the_settings_say():
     np.testing.assert_array_equal(hierarchical(*views).disparity, model.infer(*views, iters=1, hierarchical=True))
     assert network_estimator(model, Settings(scale=0.5)).limit_px == 2 * TINY["max_disp"]
     assert hierarchical.limit_px == 2 * TINY["max_disp"]
+    scales = network_estimator(model, Settings(scales=(0.5, 1)))
+    np.testing.assert_array_equal(scales(*views).disparity, estimate(model, *views, scales=(1, 0.5)).disparity)
+    assert scales.limit_px == 2 * TINY["max_disp"]
     low = network_estimator(model, Settings(iterations=1, precision="bf16"))(*views).disparity
     assert low.dtype == np.float32 and np.isfinite(low).all()
 
