@@ -23,6 +23,7 @@ from utils.errors import UserError
 @click.option("--freeze_backbone", is_flag=True, help="The monocular branch is frozen, as with pretrained weights.")
 @click.option("--wins", is_flag=True, help="Also the first configuration with each of its fast parts computed in the plain way.")
 @click.option("--scaling", is_flag=True, help="Also how a step of the first grows with width, max_disp, iterations and batch.")
+@click.option("--processes", type=click.IntRange(min=2), help="Also what so many processes make of a step of the first, and of one alone.")
 @click.option("--targets", is_flag=True, help="Only this: the stated targets, and what is reached here. Sizes are those of the targets.")
 @click.option("--repeats", type=click.IntRange(min=1), default=5, help="Rounds that count.")
 @click.option("--warmup", type=click.IntRange(min=0), default=1, help="Rounds before them.")
@@ -51,6 +52,7 @@ def _measure(
     *,
     wins: bool,
     scaling: bool,
+    processes: int | None,
     targets: bool,
     **conditions,
 ) -> None:
@@ -58,6 +60,8 @@ def _measure(
 
     from core.plain import TWINS
     from train.benchmark import Conditions, Subject, benchmark, table
+    from train.benchmark_processes import processes as measure_processes
+    from train.benchmark_processes import processes_line
     from train.benchmark_scaling import plot, scaling_table
     from train.benchmark_scaling import scaling as measure_scaling
     from train.benchmark_targets import targets as measure_targets
@@ -91,13 +95,16 @@ def _measure(
     with bar(asked.warmup + asked.repeats, "round") as shown:
         found = benchmark(subjects, shown.update)
     click.echo(table(found))
-    grown = {}
+    del subjects
+    grown, together = {}, None
+    if processes is not None:
+        together = measure_processes(parsed[0][1], asked, processes)
+        click.echo(f"\n{processes_line(together)}")
     if scaling:
-        del subjects
         with bar(4, "axis") as shown:
             grown = measure_scaling(parsed[0][1], asked, shown.update)
         click.echo(f"\n{scaling_table(grown)}")
-    _write(output, asked, {"networks": found, "scaling": grown})
+    _write(output, asked, {"networks": found, "scaling": grown, "processes": together})
     plot(output.with_suffix(".png"), found, grown)
 
 

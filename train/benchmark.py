@@ -115,10 +115,11 @@ def made_batch(count: int, size: tuple[int, int], label: str) -> StereoBatch:
 def benchmark(subjects: Sequence[Subject], progress: Callable[[], object] = lambda: None) -> dict[str, dict[str, Any]]:
     """Name -> what the network costs, in plain values. progress: called once per round."""
     conditions = subjects[0].conditions
-    peak = matmul_gflops(conditions.device, conditions.precision)
+    peak = 0.0
     found = {subject.name: _once(subject) for subject in subjects}
     seconds: dict[str, dict[str, list[float]]] = {subject.name: {"train": [], "inference": []} for subject in subjects}
     for number in range(conditions.warmup + conditions.repeats):
+        peak = max(peak, matmul_gflops(conditions.device, conditions.precision))  # the best: what disturbs the machine makes it low
         first = number % len(subjects)
         for subject in [*subjects[first:], *subjects[:first]]:
             for what, call in (("train", subject.train_step), ("inference", subject.infer)):

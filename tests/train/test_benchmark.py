@@ -26,6 +26,7 @@ from train.benchmark import (
     tensors_gib,
     watched,
 )
+from train.benchmark_processes import processes, processes_line
 from train.benchmark_scaling import growth, plot, scaling, scaling_table
 from train.benchmark_targets import Row, fresh_memory_gib, ratios, targets_table
 from train.config import RunConfig
@@ -136,6 +137,17 @@ def test_how_a_step_grows_is_measured_on_every_axis(tmp_path):
     costs = {"unet": {"stages": {"backward": 1.0, "loss": 0.5}}}
     plot(tmp_path / "b.png", costs, found)
     assert (tmp_path / "b.png").stat().st_size > 1000
+
+
+def test_two_processes_are_measured_against_one_alone():
+    found = processes(run_config("unet"), its_conditions(repeats=2), 2)
+    assert found["processes"] == 2 and found["together"]["median"] > 0
+    assert found["samples_per_second"] == pytest.approx(2 * 2 / found["together"]["median"])
+    low, high = found["alone"]["low"] / found["together"]["high"], found["alone"]["high"] / found["together"]["low"]
+    assert 0.3 * low < found["efficiency"]["median"] < 3 * high
+    assert f"efficiency {100 * found['efficiency']['median']:.0f} %" in processes_line(found)
+    with pytest.raises(UserError, match="--processes 4096: there are"):
+        processes(run_config("unet"), its_conditions(), 4096)
 
 
 def test_a_plain_network_is_measured_against_the_fast_one():
