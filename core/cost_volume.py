@@ -126,17 +126,24 @@ class DisparityClassifier(nn.Module):
         return score_volume(volume, self.score.weight)
 
 
-def soft_argmin(scores: Tensor, reach: int | None = None) -> Tensor:
+def soft_argmin(scores: Tensor, reach: int | None = None, start: Tensor | None = None, start_reach: float = 0.0) -> Tensor:
     """(B, 1, h, w) the mean plane under the softmax of (B, D, h, w) scores: disparity in working-size pixels. Float32 at least.
 
     reach: only of the planes so near to the likeliest one, as the sub-pixel MAP of PDS (Tulyakov et al. 2018, section 3.4): where the
         scores have two peaks, as at the edge of a thing, the mean of all planes lies on neither.
+    start: (B, 1, h, w) working-size pixels: only of the planes within `start_reach` of it, at least half a plane, as the finer stages of
+        a cascade (Gu et al. 2020, section 3.2).
     """
     with float32_island(scores):
         scores = at_least_float32(scores)
         planes = torch.arange(scores.shape[1], device=scores.device, dtype=scores.dtype)
+        if start is not None:
+            scores = _only_near(scores, planes, start.to(scores.dtype).clamp(0, scores.shape[1] - 1), start_reach)
         if reach is not None:
-            far = (planes.view(-1, 1, 1) - scores.argmax(1, keepdim=True)).abs() > reach
-            scores = scores.masked_fill(far, -torch.inf)
+            scores = _only_near(scores, planes, scores.argmax(1, keepdim=True), reach)
         probability = scores.softmax(1)
         return torch.einsum("bdhw,d->bhw", probability, planes).unsqueeze(1)
+
+
+def _only_near(scores: Tensor, planes: Tensor, centre: Tensor, reach: float) -> Tensor:
+    return scores.masked_fill((planes.view(-1, 1, 1) - centre).abs() > reach, -torch.inf)

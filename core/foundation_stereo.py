@@ -91,7 +91,7 @@ class FoundationStereo(nn.Module):
         valid_iters: Annotated[int, Field(ge=1, description="refinement iterations in evaluation")] = 32,
         valid_scales: Annotated[
             Sequence[Annotated[float, Field(ge=0.25, le=4)]],
-            Field(min_length=1, max_length=4, description="`infer` looks at the pair at these multiples of its size, and merges"),
+            Field(min_length=1, max_length=4, description="`infer` looks at the pair at these multiples of its size, each from the last"),
         ] = (1.0,),
         valid_padding: Annotated[
             inference.Padding, Field(description="`infer` pads on both sides (even, as published), or right and below alone (far)")
@@ -99,6 +99,10 @@ class FoundationStereo(nn.Module):
         initial_reach: Annotated[
             int | None,
             Field(ge=1, description="initial disparity: the mean of so many planes on each side of the likeliest; null: of all planes"),
+        ] = None,
+        start_reach: Annotated[
+            float | None,
+            Field(ge=0.5, description="a given start: the initial disparity lies within so many planes of it; null: is it itself"),
         ] = None,
         disparity_attention: Annotated[
             Axis, Field(description="axis of the disparity transformer; heads: as the public code since June 2025")
@@ -128,7 +132,7 @@ class FoundationStereo(nn.Module):
         self.valid_scales, self.valid_padding = tuple(valid_scales), valid_padding
         self.correlation_implementation: Implementation = correlation_implementation
         self.corr_levels, self.corr_radius = corr_levels, corr_radius
-        self.initial_reach = initial_reach
+        self.initial_reach, self.start_reach = initial_reach, start_reach
         self.sync_batchnorm = sync_batchnorm
         self.batch_norm: BatchNormPolicy = batch_norm
 
@@ -200,7 +204,7 @@ class FoundationStereo(nn.Module):
 
         left, right: (B, 3, H, W) RGB in [0, 1], H and W multiples of `self.multiple`.
         iters: `train_iters` or `valid_iters` when absent.
-        init: (B, 1, h, w) starting disparity in working-size pixels; from the cost volume when absent.
+        init: (B, 1, h, w) starting disparity in working-size pixels; from the cost volume when absent, and near it with `start_reach`.
         """
         iters = self._check_input(left, right, iters, init)
         # Contiguous: with channels last, PyTorch 2.15's CPU convolutions write outside their memory in the backward pass.
@@ -214,8 +218,10 @@ class FoundationStereo(nn.Module):
         volume, correlation = self.cost_volume(left_features[0], right_finest, self.max_disp // 4)
         correlation = correlation.mean(1, dtype=torch.promote_types(correlation.dtype, torch.float32))
         volume = self.hourglass(volume, left_features)
-        scores = self.classifier(volume) if init is None else None
-        initial = soft_argmin(scores, self.initial_reach) if init is None else init
+        scores, initial = None, init
+        if init is None or self.start_reach is not None:
+            scores = self.classifier(volume)
+            initial = soft_argmin(scores, self.initial_reach, init, self.start_reach or 0.0)
         lookup = self.make_lookup(
             left_features[0],
             right_finest,

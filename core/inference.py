@@ -141,25 +141,26 @@ def predict_hierarchical(
 def predict_scales(
     model: nn.Module, left: Tensor, right: Tensor, *, iters: int | None = None, scales: Sequence[float], tiles: Tiles | None = None
 ) -> StereoOutput:
-    """As `predict`, on the pair at these multiples of its size. Of more than one, the disparities alone: of the smallest, and in its
-    place of the next one where that is less than one plane of the working grid of the smaller away from it, and so on.
-
-    A larger image shows more of what is fine to a network that matches on a grid of a fraction of the pixels, a smaller one more of
-    what is large and has no texture. Ours.
+    """As `predict`, on the pair at these multiples of its size, the smallest first, each started from the one before: a larger image shows
+    more of what is fine to a network that matches on a grid of a fraction of the pixels, a smaller one more of what is large and has no
+    texture. Ours. Where the last is not the whole size, the disparities alone.
     """
     height, width = left.shape[-2:]
     stride: int = model.stride  # pyright: ignore[reportAssignmentType]
-    merged, reach = None, 0.0
+    output, found = None, None
     for scale in sorted(scales):
         size = max(1, round(height * scale)), max(1, round(width * scale))
-        output = predict(model, *(resized(view, size) for view in (left, right)), iters=iters, tiles=tiles)
-        if len(scales) == 1 and size == (height, width):
-            return output
-        found = resized(output.disparity[:, None], (height, width)) * (width / size[1])
-        merged = found if merged is None else torch.where((found - merged).abs() < reach, found, merged)
-        reach = stride * width / size[1]
-    assert merged is not None, "no scale"
-    return StereoOutput(merged)
+        views = [resized(view, size) for view in (left, right)]
+        init = None
+        if found is not None:
+            box = box_for(model, views[0])
+            init = F.avg_pool2d(pad(resized(found, size) * (size[1] / width), box), stride) / stride
+        output = predict(model, *views, iters=iters, init=init, tiles=tiles)
+        found = resized(output.disparity[:, None].clamp(min=0), (height, width)) * (width / size[1])
+        if size != (height, width):
+            output = StereoOutput(found)
+    assert output is not None, "no scale"
+    return output
 
 
 def resized(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -17,7 +17,7 @@ class StereoOutput(NamedTuple):
     pose: (B, 6) how far the right camera is from its rectified place, in the frame of that place (x right, y down, z ahead), all 0 for a
         rectified pair. First a rotation vector, axis times angle in radians, which turns the place's axes into the camera's: positive
         numbers look up, to the right, and roll clockwise. Then the camera's position in baselines: to the right, below, ahead.
-    plane_scores: (B, D, h, w) whose softmax over working-size disparities 0..D-1 `initial` is the mean of; none with a given start.
+    plane_scores: (B, D, h, w) whose softmax over working-size disparities 0..D-1 `initial` is the mean of, where it is not the given start.
     plane_correlation: (B, D, h, w) cosine of the left features and the right ones so many columns to the left.
     """
 

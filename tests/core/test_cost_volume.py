@@ -79,5 +79,17 @@ def test_soft_argmin_near_the_likeliest_plane_lies_on_one_of_two_peaks():
     assert soft_argmin(scores, reach=5).item() == pytest.approx(soft_argmin(scores).item())
 
 
+def test_soft_argmin_with_a_start_stays_near_it():
+    scores = torch.tensor([0.0, 4.0, 3.0, 0.0, 5.0, 0.0]).view(1, 6, 1, 1)
+
+    def found(start, start_reach=1.5, reach=None):
+        return soft_argmin(scores, reach, torch.full((1, 1, 1, 1), start), start_reach).item()
+
+    probability = scores[0, 1:3, 0, 0].softmax(0)  # planes 1 and 2, within 1.5 of 1.6; the likeliest of all, 4, is not
+    assert found(1.6, reach=1) == pytest.approx(1 + probability[1].item(), abs=0.02)
+    assert found(1.2, 0.5) == 1 and found(3.9) == pytest.approx(4, abs=0.05)
+    assert found(-20.0, 0.5) == 0 and found(1e6, 0.5) == 5  # a start outside is as good as the nearest plane
+
+
 def test_soft_argmin_of_half_scores_is_float32():
     assert soft_argmin(torch.zeros(1, 4, 2, 2, dtype=torch.bfloat16)).dtype == torch.float32

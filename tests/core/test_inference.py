@@ -67,43 +67,39 @@ def test_padding_on_the_far_side_leaves_the_left_border_where_it_is():
     assert box_for(tiny(valid_padding="far"), image, passes=2) == (0, 58, 0, 14)
 
 
-class Painted(torch.nn.Module):
-    """Finds what `maps` says for an image of that width: (value on the left half, value on the right half), in pixels of the image."""
+class Adds(torch.nn.Module):
+    """Finds what it is started from, and `step` working pixels more."""
 
-    padding, stride = 1, 4
+    padding, stride = 8, 4
 
-    def __init__(self, maps):
+    def __init__(self, step):
         super().__init__()
-        self.maps = maps
-        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.step = torch.nn.Parameter(torch.tensor(step))
 
     def forward(self, left, right, iters=None, init=None):
-        width = left.shape[-1]
-        values = torch.tensor(self.maps[width]).repeat_interleave(width // 2).expand(1, 1, left.shape[-2], width)
-        return StereoOutput(values)
+        grid = torch.zeros(1, 1, left.shape[-2] // 4, left.shape[-1] // 4) if init is None else init
+        return StereoOutput(4 * torch.nn.functional.interpolate(grid + self.step, scale_factor=4))
 
 
-def test_a_finer_pass_is_believed_within_a_plane_of_the_coarser_one():
-    """Of half the size, the plane is 8 pixels wide; of the whole, 4."""
-    view = torch.zeros(1, 3, 8, 64)
-    maps = {32: (10.0, 10.0), 64: (27.5, 28.5), 128: (62.0, 47.9)}
-    found = [predict_scales(Painted(maps), view, view, scales=scales).disparity for scales in ((0.5,), (1, 0.5), (0.5, 1, 2))]
-    borders = torch.stack([one[0, 4, [0, -1]] for one in found])
-    torch.testing.assert_close(borders, torch.tensor([(20.0, 20.0), (27.5, 20.0), (31.0, 23.95)]))
+def test_scales_go_from_small_to_large_each_started_from_the_one_before():
+    """A working pixel is 8 pixels of the pair at half the size, 4 at the whole, 2 at twice the size."""
+    view = torch.zeros(1, 3, 20, 52)  # padded at half the size
+    found = [predict_scales(Adds(1.0), view, view, scales=scales).disparity for scales in ((0.5,), (1, 0.5), (0.5, 2, 1))]
+    for one, expected in zip(found, (8.0, 12.0, 14.0), strict=True):
+        torch.testing.assert_close(one, torch.full((1, 20, 52), expected))
 
 
 def test_a_network_is_looked_at_at_its_own_scales():
-    left, right = pair(64, 96)
-    model = tiny(valid_scales=[1, 1.5]).eval()
+    left, right = pair(64, 128)
+    model = tiny(valid_scales=[1, 1.5], start_reach=2.0).eval()
     views = [torch.from_numpy(view.transpose(2, 0, 1).copy())[None].float() / 255 for view in (left, right)]
     with torch.no_grad():
-        fine, coarse = (
-            resized(predict(model, *(resized(v, s) for v in views)).disparity[:, None], (64, 96)) for s in ((96, 144), (64, 96))
-        )
-    fine = fine / 1.5
-    expected = torch.where((fine - coarse).abs() < 4, fine, coarse)[0, 0].clamp(min=0).numpy()
-    assert not np.array_equal(expected, coarse[0, 0].clamp(min=0).numpy())
-    np.testing.assert_allclose(model.infer(left, right), expected, atol=1e-5)
+        coarse = predict(model, *views).disparity[:, None]
+        start = torch.nn.functional.avg_pool2d(1.5 * resized(coarse.clamp(min=0), (96, 192)), 4) / 4
+        fine = model(*(resized(view, (96, 192)) for view in views), init=start)
+    assert (fine.initial - start).abs().max() <= 2 and (fine.initial - start).abs().max() > 0.1
+    expected = (resized(fine.disparity[:, None], (64, 128)) / 1.5)[0, 0].clamp(min=0)
+    np.testing.assert_allclose(model.infer(left, right), expected.numpy(), atol=1e-4)
     np.testing.assert_array_equal(estimate(model, left, right, scales=(1.0,)).disparity, coarse[0, 0].clamp(min=0).numpy())
 
 
