@@ -132,17 +132,20 @@ def soft_argmin(scores: Tensor, reach: int | None = None, start: Tensor | None =
     reach: only of the planes so near to the likeliest one, as the sub-pixel MAP of PDS (Tulyakov et al. 2018, section 3.4): where the
         scores have two peaks, as at the edge of a thing, the mean of all planes lies on neither.
     start: (B, 1, h, w) working-size pixels: only of the planes within `start_reach` of it, at least half a plane, as the finer stages of
-        a cascade (Gu et al. 2020, section 3.2).
+        a cascade (Gu et al. 2020, section 3.2). A start beyond the last plane, which no plane can be near, is returned as it is.
     """
     with float32_island(scores):
         scores = at_least_float32(scores)
         planes = torch.arange(scores.shape[1], device=scores.device, dtype=scores.dtype)
         if start is not None:
-            scores = _only_near(scores, planes, start.to(scores.dtype).clamp(0, scores.shape[1] - 1), start_reach)
+            assert start_reach >= 0.5, f"{start_reach}: there may be no plane so near"
+            start = start.to(scores.dtype)
+            scores = _only_near(scores, planes, start.clamp(0, scores.shape[1] - 1), start_reach)
         if reach is not None:
             scores = _only_near(scores, planes, scores.argmax(1, keepdim=True), reach)
         probability = scores.softmax(1)
-        return torch.einsum("bdhw,d->bhw", probability, planes).unsqueeze(1)
+        found = torch.einsum("bdhw,d->bhw", probability, planes).unsqueeze(1)
+        return found if start is None else torch.where(start > planes[-1], start, found)
 
 
 def _only_near(scores: Tensor, planes: Tensor, centre: Tensor, reach: float) -> Tensor:

@@ -154,7 +154,9 @@ def predict_scales(
         init = None
         if found is not None:
             box = box_for(model, views[0])
-            init = F.avg_pool2d(pad(resized(found, size) * (size[1] / width), box), stride) / stride
+            init = (
+                pad(resized(found, size) * (size[1] / width), box)[..., ::stride, ::stride] / stride
+            )  # no mean: it lies on neither side of an edge
         output = predict(model, *views, iters=iters, init=init, tiles=tiles)
         found = resized(output.disparity[:, None].clamp(min=0), (height, width)) * (width / size[1])
         if size != (height, width):

@@ -98,7 +98,7 @@ def _measure(
     del subjects
     grown, together = {}, None
     if processes is not None:
-        together = measure_processes(parsed[0][1], asked, processes)
+        together = measure_processes(parsed[0][1], asked, processes, parsed[0][2])
         click.echo(f"\n{processes_line(together)}")
     if scaling:
         with bar(4, "axis") as shown:

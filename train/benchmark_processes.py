@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,22 @@ from train.config import RunConfig
 from utils.errors import UserError
 
 
-def processes(config: RunConfig, conditions: Conditions, count: int) -> dict[str, Any]:
+def processes(config: RunConfig, conditions: Conditions, count: int, plain: Sequence[str] = ()) -> dict[str, Any]:
     """Seconds of a train step of one process `alone`, and of `count` of them `together`, each with a batch of its own and gradients
     averaged; `efficiency` is their ratio, 1 where the others cost nothing. Steps alone and together take turns.
 
-    On a CPU each has its share of the cores, alone as well; on GPUs each has one. Raises UserError for more than there are.
+    plain: see `Subject`. On a CPU each has its share of the cores, alone as well; on GPUs each has one. Raises UserError for more than
+    there are.
     """
     kind = conditions.device.type
-    there = torch.cuda.device_count() if kind == "cuda" else os.cpu_count() or 1
+    there = torch.cuda.device_count() if kind == "cuda" else len(os.sched_getaffinity(0))
     if count > there:
         raise UserError(f"--processes {count}: there are {there} {'GPUs' if kind == 'cuda' else 'cores'}; expected no more than that")
     with tempfile.TemporaryDirectory(prefix="stereofoundry_") as folder:
         found = Path(folder) / "found.pt"
-        multiprocessing.spawn(_measure, (config, conditions, count, max(1, there // count), Path(folder) / "meet", found), nprocs=count)
+        multiprocessing.spawn(
+            _measure, (config, conditions, count, tuple(plain), max(1, there // count), Path(folder) / "meet", found), nprocs=count
+        )
         alone, together = torch.load(found)
     samples = conditions.batch * count / summary(together)["median"]
     efficiency = summary([one / every for one, every in zip(alone, together, strict=True)])
@@ -40,7 +44,9 @@ def processes(config: RunConfig, conditions: Conditions, count: int) -> dict[str
     }
 
 
-def _measure(rank: int, config: RunConfig, conditions: Conditions, count: int, threads: int, meet: Path, found: Path) -> None:
+def _measure(
+    rank: int, config: RunConfig, conditions: Conditions, count: int, plain: Sequence[str], threads: int, meet: Path, found: Path
+) -> None:
     device = torch.device("cuda", rank) if conditions.device.type == "cuda" else conditions.device
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -49,13 +55,14 @@ def _measure(rank: int, config: RunConfig, conditions: Conditions, count: int, t
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", f"file://{meet}", rank=rank, world_size=count)
     try:
         conditions = replace(conditions, device=device)
-        lone, shared = Subject("lone", config, conditions), Subject("shared", config, conditions)
+        lone = Subject("lone", config, conditions, plain) if rank == 0 else None
+        shared = Subject("shared", config, conditions, plain)
         shared.network = DistributedDataParallel(shared.network, gradient_as_bucket_view=True)  # as `run` asks accelerate for
         alone: list[float] = []
         together: list[float] = []
         for number in range(conditions.warmup + conditions.repeats):
             distributed.barrier()
-            one = timed(lone.train_step, device) if rank == 0 else 0.0
+            one = 0.0 if lone is None else timed(lone.train_step, device)
             distributed.barrier()
             every = timed(shared.train_step, device)
             if number >= conditions.warmup:

@@ -4,7 +4,7 @@ themselves are in `core.inference`; where pairs come from and what is written of
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -119,11 +119,11 @@ def network_estimator(model: nn.Module, settings: Settings | None = None, *, com
     device = next(model.parameters()).device
     check_precision(settings.precision, device)
     own_range: float | None = getattr(model, "max_disp", None)
-    tiles = _tiles(settings, own_range)
+    scales = own_scales(model) if settings.scales is None else settings.scales
+    tiles = _tiles(settings, own_range, scales)
     if compiled:
         model.compile()
     low = PRECISIONS[settings.precision]
-    scales = own_scales(model) if settings.scales is None else settings.scales
     passes = partial(
         estimate,
         model,
@@ -160,11 +160,12 @@ def check_precision(precision: Precision, device: torch.device) -> None:
         raise UserError("--precision fp16: needs a GPU; on a CPU use fp32 or bf16")
 
 
-def _tiles(settings: Settings, own_range: float | None) -> Tiles | None:
+def _tiles(settings: Settings, own_range: float | None, scales: Sequence[float]) -> Tiles | None:
     if settings.tile is None:
         return None
     if settings.max_disparity is None and own_range is None:
         raise UserError("--tile: this network has no range of its own; say with --max_disparity how near things come, in pixels")
-    widest = own_range if settings.max_disparity is None else settings.max_disparity * settings.scale
+    most = 1.0 if settings.hierarchical or settings.cascades > 1 else max(scales)  # of the widest pass
+    widest = own_range if settings.max_disparity is None else settings.max_disparity * settings.scale * most
     assert widest is not None
     return Tiles(settings.tile, widest, settings.tile_overlap)

@@ -88,7 +88,8 @@ def test_soft_argmin_with_a_start_stays_near_it():
     probability = scores[0, 1:3, 0, 0].softmax(0)  # planes 1 and 2, within 1.5 of 1.6; the likeliest of all, 4, is not
     assert found(1.6, reach=1) == pytest.approx(1 + probability[1].item(), abs=0.02)
     assert found(1.2, 0.5) == 1 and found(3.9) == pytest.approx(4, abs=0.05)
-    assert found(-20.0, 0.5) == 0 and found(1e6, 0.5) == 5  # a start outside is as good as the nearest plane
+    assert found(-20.0, 0.5) == 0 and found(4.9, 0.5) == 5
+    assert found(7.5) == 7.5  # beyond the last plane nothing is searched
 
 
 def test_soft_argmin_of_half_scores_is_float32():

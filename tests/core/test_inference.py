@@ -95,7 +95,7 @@ def test_a_network_is_looked_at_at_its_own_scales():
     views = [torch.from_numpy(view.transpose(2, 0, 1).copy())[None].float() / 255 for view in (left, right)]
     with torch.no_grad():
         coarse = predict(model, *views).disparity[:, None]
-        start = torch.nn.functional.avg_pool2d(1.5 * resized(coarse.clamp(min=0), (96, 192)), 4) / 4
+        start = 1.5 * resized(coarse.clamp(min=0), (96, 192))[..., ::4, ::4] / 4
         fine = model(*(resized(view, (96, 192)) for view in views), init=start)
     assert (fine.initial - start).abs().max() <= 2 and (fine.initial - start).abs().max() > 0.1
     expected = (resized(fine.disparity[:, None], (64, 128)) / 1.5)[0, 0].clamp(min=0)
