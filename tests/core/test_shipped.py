@@ -39,7 +39,12 @@ def test_they_are_small_and_say_where_they_come_from(light):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "other"), [("light.json", {"max_disp"}), ("light_second.json", set()), ("finetune_light.json", {"batch_norm"})]
+    ("recipe", "other"),
+    [
+        ("light.json", {"max_disp", "valid_scales", "start_reach", "valid_padding"}),
+        ("light_second.json", set()),
+        ("finetune_light.json", {"batch_norm"}),
+    ],
 )
 def test_the_recipes_are_of_the_network_that_is_shipped(recipe, other):
     """But for how batch norm is trained, and what the first half leaves to the second."""
