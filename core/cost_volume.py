@@ -126,7 +126,7 @@ class DisparityClassifier(nn.Module):
         return score_volume(volume, self.score.weight)
 
 
-def soft_argmin(scores: Tensor, reach: int | None = None, start: Tensor | None = None, start_reach: float = 0.0) -> Tensor:
+def soft_argmin(scores: Tensor, reach: int | None = None, start: Tensor | None = None, start_reach: float | None = None) -> Tensor:
     """(B, 1, h, w) the mean plane under the softmax of (B, D, h, w) scores: disparity in working-size pixels. Float32 at least.
 
     reach: only of the planes so near to the likeliest one, as the sub-pixel MAP of PDS (Tulyakov et al. 2018, section 3.4): where the
@@ -138,7 +138,7 @@ def soft_argmin(scores: Tensor, reach: int | None = None, start: Tensor | None =
         scores = at_least_float32(scores)
         planes = torch.arange(scores.shape[1], device=scores.device, dtype=scores.dtype)
         if start is not None:
-            assert start_reach >= 0.5, f"{start_reach}: there may be no plane so near"
+            assert start_reach is not None and start_reach >= 0.5, f"{start_reach}: there may be no plane so near"
             start = start.to(scores.dtype)
             scores = _only_near(scores, planes, start.clamp(0, scores.shape[1] - 1), start_reach)
         if reach is not None:

@@ -221,7 +221,7 @@ class FoundationStereo(nn.Module):
         scores, initial = None, init
         if init is None or self.start_reach is not None:
             scores = self.classifier(volume)
-            initial = soft_argmin(scores, self.initial_reach, init, self.start_reach or 0.0)
+            initial = soft_argmin(scores, self.initial_reach, init, self.start_reach)
         lookup = self.make_lookup(
             left_features[0],
             right_finest,

@@ -147,20 +147,16 @@ def predict_scales(
     """
     height, width = left.shape[-2:]
     stride: int = model.stride  # pyright: ignore[reportAssignmentType]
-    output, found = None, None
+    output, init = None, None
     for scale in sorted(scales):
         size = max(1, round(height * scale)), max(1, round(width * scale))
         views = [resized(view, size) for view in (left, right)]
-        init = None
-        if found is not None:
-            box = box_for(model, views[0])
-            init = (
-                pad(resized(found, size) * (size[1] / width), box)[..., ::stride, ::stride] / stride
-            )  # no mean: it lies on neither side of an edge
+        if output is not None:
+            start = pad(resized(output.disparity[:, None].clamp(min=0), size) * (size[1] / width), box_for(model, views[0]))
+            init = start[..., ::stride, ::stride] / stride  # no mean of a cell: at an edge it lies on neither side
         output = predict(model, *views, iters=iters, init=init, tiles=tiles)
-        found = resized(output.disparity[:, None].clamp(min=0), (height, width)) * (width / size[1])
         if size != (height, width):
-            output = StereoOutput(found)
+            output = StereoOutput(resized(output.disparity[:, None].clamp(min=0), (height, width)) * (width / size[1]))
     assert output is not None, "no scale"
     return output
 
@@ -221,16 +217,16 @@ def estimate(
     elif cascades > 1:
         passes = partial(predict_cascaded, cascades=cascades)
     else:
-        passes = partial(predict_scales, scales=own_scales(model) if scales is None else scales)
+        passes = partial(predict_scales, scales=scales_for(model, scales))
     with evaluating(model):
         output = passes(model, views[0], views[1], iters=iters, tiles=tiles)
     found = output.disparity.clamp(min=0), output.log_variance, output.pose
     return Estimate(*(None if part is None else part[0].float().cpu().numpy() for part in found))
 
 
-def own_scales(model: nn.Module) -> Sequence[float]:
-    """The multiples of a pair's size that `model` looks at where nothing else is asked for."""
-    return getattr(model, "valid_scales", (1.0,))
+def scales_for(model: nn.Module, asked: Sequence[float] | None) -> Sequence[float]:
+    """The multiples of a pair's size that `model` looks at: those that are asked for, or its own."""
+    return getattr(model, "valid_scales", (1.0,)) if asked is None else asked
 
 
 def to_tensor(image: Any, name: str) -> Tensor:

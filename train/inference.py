@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from core.inference import Estimate, estimate, own_scales
+from core.inference import Estimate, estimate, scales_for
 from core.output import confidence_of
 from core.tiles import Tiles
 from train.baselines import sgbm
@@ -119,8 +119,9 @@ def network_estimator(model: nn.Module, settings: Settings | None = None, *, com
     device = next(model.parameters()).device
     check_precision(settings.precision, device)
     own_range: float | None = getattr(model, "max_disp", None)
-    scales = own_scales(model) if settings.scales is None else settings.scales
-    tiles = _tiles(settings, own_range, scales)
+    scales = scales_for(model, settings.scales)
+    seen = _seen(settings, scales)
+    tiles = _tiles(settings, own_range, seen)
     if compiled:
         model.compile()
     low = PRECISIONS[settings.precision]
@@ -148,10 +149,15 @@ def network_estimator(model: nn.Module, settings: Settings | None = None, *, com
                 ) from None
             raise
 
-    coarsest = 2 if settings.hierarchical else 2 ** (settings.cascades - 1)
-    if coarsest == 1:
-        coarsest = 1 / min(scales)
-    return Estimator(look, settings, range_px=None if own_range is None else own_range * coarsest)  # what is too near is in range there
+    # What is too near at full size is in range where a pass is smaller.
+    return Estimator(look, settings, range_px=None if own_range is None else own_range / min(seen))
+
+
+def _seen(settings: Settings, scales: Sequence[float]) -> Sequence[float]:
+    """The multiples of the pair's size of all passes: `scales`, unless others are asked for."""
+    if settings.hierarchical:
+        return 0.5, 1.0
+    return [0.5**n for n in range(settings.cascades)] if settings.cascades > 1 else scales
 
 
 def check_precision(precision: Precision, device: torch.device) -> None:
@@ -160,12 +166,11 @@ def check_precision(precision: Precision, device: torch.device) -> None:
         raise UserError("--precision fp16: needs a GPU; on a CPU use fp32 or bf16")
 
 
-def _tiles(settings: Settings, own_range: float | None, scales: Sequence[float]) -> Tiles | None:
+def _tiles(settings: Settings, own_range: float | None, seen: Sequence[float]) -> Tiles | None:
     if settings.tile is None:
         return None
     if settings.max_disparity is None and own_range is None:
         raise UserError("--tile: this network has no range of its own; say with --max_disparity how near things come, in pixels")
-    most = 1.0 if settings.hierarchical or settings.cascades > 1 else max(scales)  # of the widest pass
-    widest = own_range if settings.max_disparity is None else settings.max_disparity * settings.scale * most
+    widest = own_range if settings.max_disparity is None else settings.max_disparity * settings.scale * max(seen)
     assert widest is not None
     return Tiles(settings.tile, widest, settings.tile_overlap)

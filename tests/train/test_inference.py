@@ -9,7 +9,7 @@ from core import MODELS
 from core.inference import Estimate, estimate
 from core.output import StereoOutput
 from tests.core.networks import TINY, tiny, tiny_of
-from train.inference import Estimator, Settings, _tiles, build_estimator, network_estimator
+from train.inference import Estimator, Settings, _seen, _tiles, build_estimator, network_estimator
 from utils.errors import UserError
 
 HEIGHT, WIDTH = 60, 120
@@ -84,8 +84,11 @@ def test_a_network_is_asked_as_the_settings_say():
     scales = network_estimator(model, Settings(scales=(0.5, 1)))
     np.testing.assert_array_equal(scales(*views).disparity, estimate(model, *views, scales=(1, 0.5)).disparity)
     assert scales.limit_px == 2 * TINY["max_disp"]
-    assert _tiles(Settings(tile=(512, 512), max_disparity=100), None, (1.0, 1.4)).range_px == pytest.approx(140)
-    assert _tiles(Settings(tile=(512, 512), max_disparity=100, cascades=2), None, (1.0, 1.4)).range_px == 100
+    for asked, range_px in (
+        (Settings(tile=(512, 512), max_disparity=100), 140),
+        (Settings(tile=(512, 512), max_disparity=100, cascades=2), 100),
+    ):
+        assert _tiles(asked, None, _seen(asked, (1.0, 1.4))).range_px == pytest.approx(range_px)
     low = network_estimator(model, Settings(iterations=1, precision="bf16"))(*views).disparity
     assert low.dtype == np.float32 and np.isfinite(low).all()
 
