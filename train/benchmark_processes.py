@@ -32,7 +32,7 @@ def processes(config: RunConfig, conditions: Conditions, count: int, plain: Sequ
         multiprocessing.spawn(
             _measure, (config, conditions, count, tuple(plain), max(1, there // count), Path(folder) / "meet", found), nprocs=count
         )
-        alone, together = torch.load(found)
+        alone, together = torch.load(found, weights_only=True)
     samples = conditions.batch * count / summary(together)["median"]
     efficiency = summary([one / every for one, every in zip(alone, together, strict=True)])
     return {
