@@ -146,19 +146,31 @@ def predict_scales(
     texture. Ours. Where the last is not the whole size, the disparities alone.
     """
     height, width = left.shape[-2:]
-    stride: int = model.stride  # pyright: ignore[reportAssignmentType]
     output, init = None, None
     for scale in sorted(scales):
         size = max(1, round(height * scale)), max(1, round(width * scale))
         views = [resized(view, size) for view in (left, right)]
         if output is not None:
-            start = pad(resized(output.disparity[:, None].clamp(min=0), size) * (size[1] / width), box_for(model, views[0]))
-            init = start[..., ::stride, ::stride] / stride  # no mean of a cell: at an edge it lies on neither side
+            init = _start(model, resized(output.disparity[:, None].clamp(min=0), size) * (size[1] / width))
         output = predict(model, *views, iters=iters, init=init, tiles=tiles)
         if size != (height, width):
             output = StereoOutput(resized(output.disparity[:, None].clamp(min=0), (height, width)) * (width / size[1]))
     assert output is not None, "no scale"
     return output
+
+
+def coarse_start(model: nn.Module, left: Tensor, right: Tensor, *, scale: float) -> Tensor:
+    """The `init` of a training step, without gradients: what a pass over the pair at `scale` of its size finds in evaluation mode, as the
+    passes of `predict_scales` hand it on."""
+    with evaluating(model):
+        return _start(model, predict_scales(model, left, right, scales=(scale,)).disparity[:, None].clamp(min=0))
+
+
+def _start(model: nn.Module, disparity: Tensor) -> Tensor:
+    """(B, 1, H, W) pixels, as the `init` of a pass of that size, padded: one pixel of each cell; the mean of a cell at an edge lies on
+    neither side."""
+    stride: int = model.stride  # pyright: ignore[reportAssignmentType]
+    return pad(disparity, box_for(model, disparity))[..., ::stride, ::stride] / stride
 
 
 def resized(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from train.losses import LossTerm
 from train.metrics import METRICS, POSE_MSE
@@ -237,6 +237,9 @@ class TrainingConfig(Section):
 
     iterations: int | None = Field(None, gt=0)
     """Refinement iterations in training; None takes the network's `train_iters`."""
+    coarse_scale: float | None = Field(None, ge=0.1, lt=1)
+    """Every second step starts from what a pass over its pairs at this multiple of their size found, as the passes of `model.valid_scales`
+    do; None: none does."""
     clip_norm: float = Field(1.0, gt=0)
     """Gradients are scaled down to this norm."""
     max_skipped: int = Field(20, ge=1)
@@ -369,6 +372,7 @@ def _resolve(config: RunConfig, path: Path) -> RunConfig:
     objective = Objective(config.loss, f"{here}loss")
     switched = switches(MODELS[kind])
     objective.check_network(kind, offered(model), f"{here}loss", switched)
+    _check_coarse(config.training.coarse_scale, model, f"{here}training.coarse_scale")
     for field, key in switched.items():
         if model[key] and not objective.needing(field):
             raise UserError(
@@ -394,6 +398,18 @@ def _resolve(config: RunConfig, path: Path) -> RunConfig:
             "loss": loss,
         }
     )
+
+
+def _check_coarse(scale: float | None, model: Mapping[str, Any], where: str) -> None:
+    if scale is None:
+        return
+    if "train_iters" not in model:
+        raise UserError(f"{where}: {scale}, but {model['type']} does not refine a start; expected null")
+    if model.get("start_reach", scale) is None:
+        raise UserError(
+            f"{where}: {scale}, but model.start_reach is null: a start would take the place of the network's own search, and what makes it "
+            "would not be trained; give model.start_reach, as 2.5"
+        )
 
 
 def _defaults() -> dict[str, Any]:
@@ -464,5 +480,6 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> set[str]:
-    """Keys whose values differ."""
+    """Keys whose values differ; one may be as Python has it and the other as a file: a tuple is a list."""
+    ours, theirs = (TypeAdapter(dict[str, Any]).dump_python(dict(one), mode="json") for one in (ours, theirs))
     return {key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key)}

@@ -17,7 +17,7 @@ from accelerate.utils import broadcast, gather_object
 from torch import Tensor
 from tqdm import tqdm
 
-from core.inference import Estimate, estimate
+from core.inference import Estimate, coarse_start, estimate
 from train.compilation import plain
 from train.dataloader import MixtureDataset, plan_batch, torch_seed
 from train.evaluation import constant_epe, constant_pose_mse, validate
@@ -83,7 +83,7 @@ def update(run: Run, step: int) -> None:
             run.anomaly.at(step, names(batch))
         with run.accelerator.accumulate(run.model):
             batch = batch.to(run.accelerator.device)
-            output = run.model(batch.left, batch.right, iters=run.config.training.iterations)
+            output = run.model(batch.left, batch.right, iters=run.config.training.iterations, init=start(run, batch, step))
             loss, parts = run.objective(output, batch)
             run.accelerator.backward(loss)
         seen.append(Seen(parts, output.disparity.detach(), batch))
@@ -104,6 +104,15 @@ def update(run: Run, step: int) -> None:
                 continue
             run.means.add(one.parts, run.objective.counts(one.batch))
             run.metrics.add(one.disparity, one.batch.disparity, one.batch.valid, one.batch.datasets)
+
+
+def start(run: Run, batch: StereoBatch, step: int) -> Tensor | None:
+    """Where the refinement of this step starts; None: from the network's own search."""
+    scale = run.config.training.coarse_scale
+    if scale is None or step % 2 == 0:
+        return None
+    with run.accelerator.autocast():
+        return coarse_start(run.network, batch.left, batch.right, scale=scale)
 
 
 def apply_update(run: Run, taken: bool) -> None:

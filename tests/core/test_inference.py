@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.inference import box_for, estimate, pad, padding_to, predict, predict_hierarchical, predict_scales, resized, unpad
+from core.inference import box_for, coarse_start, estimate, pad, padding_to, predict, predict_hierarchical, predict_scales, resized, unpad
 from core.output import StereoOutput
 from tests.core.networks import tiny
 from utils.errors import UserError
@@ -101,6 +101,30 @@ def test_a_network_is_looked_at_at_its_own_scales():
     expected = (resized(fine.disparity[:, None], (64, 128)) / 1.5)[0, 0].clamp(min=0)
     np.testing.assert_allclose(model.infer(left, right), expected.numpy(), atol=1e-4)
     np.testing.assert_array_equal(estimate(model, left, right, scales=(1.0,)).disparity, coarse[0, 0].clamp(min=0).numpy())
+
+
+def test_the_start_of_a_training_step_is_what_the_second_of_two_looks_starts_from():
+    """Padding on the right and below alone, of a map that is the same nowhere: what belongs to a cell is the pixel at its corner."""
+
+    class Ramp(Adds):
+        valid_padding = "far"
+
+        def forward(self, left, right, iters=None, init=None):
+            self.training_seen, self.init = self.training, init
+            return StereoOutput(left.mean(1, keepdim=True) * 100)
+
+    model = Ramp(0.0).train()
+    view = torch.rand(1, 3, 40, 104)
+    start = coarse_start(model, view, view, scale=0.5)
+    assert model.training and not model.training_seen
+    with torch.no_grad():
+        predict_scales(model.eval(), view, view, scales=(0.5, 1.0))
+    torch.testing.assert_close(start, model.init)
+    half = resized(view, (20, 52)).mean(1, keepdim=True) * 100
+    whole = 2 * resized(half, (40, 104))
+    rows, columns = start.shape[-2:]
+    assert rows * 4 >= 40 and columns * 4 >= 104
+    torch.testing.assert_close(start[..., :10, :26], whole[..., ::4, ::4] / 4)
 
 
 @pytest.mark.parametrize("training", [True, False])

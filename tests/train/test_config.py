@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from train.config import FOLDER, apply_override, find_config, json_schema, load_config
+from train.config import FOLDER, apply_override, differences, find_config, json_schema, load_config
 from utils.errors import UserError
 from utils.files import format_config
 
@@ -170,3 +170,21 @@ def test_the_schema_names_what_is_registered():
     assert "multi_scale_loss" in schema["$defs"]["LossTerm"]["properties"]["function"]["enum"]
     assert {"fsd", "synthetic"} <= set(schema["$defs"]["DatasetEntry"]["properties"]["type"]["enum"])
     assert schema["$defs"]["EmaConfig"]["properties"]["decay"]["description"]
+
+
+@pytest.mark.parametrize(
+    ("model", "words"), [({}, "start_reach is null"), ({"type": "unet"}, "unet does not refine a start"), ({"start_reach": 2.5}, None)]
+)
+def test_a_coarse_start_needs_a_network_that_searches_near_it(documented, model, words):
+    overrides = [f"model={json.dumps(model)}", "training.coarse_scale=0.5"]
+    if model.get("type") == "unet":
+        overrides.append('loss={"stereo": {"l1": {"function": "disparity_l1_loss"}}}')
+    if words is None:
+        assert load_config(documented, overrides).training.coarse_scale == 0.5
+    else:
+        with pytest.raises(UserError, match=rf"run\.json: training\.coarse_scale: 0\.5, but .*{words}"):
+            load_config(documented, overrides)
+
+
+def test_a_tuple_and_the_list_that_a_file_makes_of_it_do_not_differ():
+    assert differences({"scales": (1.0,), "a": 1}, {"scales": [1.0], "a": 2}) == {"a"}

@@ -224,3 +224,18 @@ def test_clipping_bounds_the_step(build):
     update(run, 0)
     moved = torch.stack([(value - before[name]).norm() for name, value in run.network.named_parameters()]).norm()
     torch.testing.assert_close(moved.item(), 1e-3, rtol=1e-3, atol=0)
+
+
+def test_every_second_step_starts_from_a_coarse_pass_that_is_not_learned_from(build, monkeypatch):
+    run = build("training.coarse_scale=0.5", "model.start_reach=2.0", "model.initial_reach=null")
+    given, forward = [], run.network.forward
+
+    def listens(left, right, iters=None, init=None):
+        given.append((left.shape[-1], None if init is None else init.requires_grad, run.network.training))
+        return forward(left, right, iters=iters, init=init)
+
+    monkeypatch.setattr(run.network, "forward", listens)
+    for step in range(3):
+        update(run, step)
+    assert [one[1:] for one in given] == [(None, True), (None, False), (False, True), (None, True)]
+    assert given[1][0] < given[2][0]
