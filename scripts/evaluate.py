@@ -73,9 +73,10 @@ def _evaluate(
         predict = build_predictor(
             run.checkpoint, place, iterations=run.iterations, cascades=run.cascades, precision=precision, changes=changes
         )
+        about |= {"changes": changes, "scales": None if predict.settings is None else predict.settings.scales}
         with tqdm(total=len(tasks), desc=run.name, unit="pair", disable=not (processes.first and sys.stderr.isatty())) as bar:
             progress = lambda bar=bar: bar.update(processes.count)  # noqa: E731
-            record = measure(predict, tasks, about | {"changes": changes}, device=place, processes=processes, progress=progress)
+            record = measure(predict, tasks, about, device=place, processes=processes, progress=progress)
         records.append(record)
         predictors.append(predict)
     if not processes.first:

@@ -36,6 +36,7 @@ def _export(
     push_to_hub: str | None,
 ) -> str:  # fmt: skip
     from core.hub import StereoModel, upload  # torch takes seconds, and --help needs none of it
+    from core.inference import scales_for
     from core.onnx_export import export_onnx
     from core.weight_files import read_file
     from train.load import find_weights
@@ -53,6 +54,11 @@ def _export(
             exported = export_onnx(model.network, output / "model.onnx", onnx_size, iterations)
             nodes = sum(exported.operators.values())
             lines.append(f"{exported.path}: opset {exported.opset}, {nodes} nodes, within {exported.deviation_px:.1e} px of the network")
+            if (scales := tuple(scales_for(model.network, None))) != (1.0,):
+                lines.append(
+                    f"{exported.path}: one pass; `infer` makes one at each of {', '.join(map(str, scales))} times the size of the pair, "
+                    "which is more accurate, and pads right and below"
+                )
         output.mkdir(parents=True, exist_ok=True)
         card = model_card(model.config, content.get("config"), numbers, find_origin(model.config, bool(model.carried)))
         (output / "README.md").write_text(card)  # before the mixin writes one that says less

@@ -5,7 +5,7 @@ themselves are in `core.inference`; where pairs come from and what is written of
 import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -149,6 +149,8 @@ def network_estimator(model: nn.Module, settings: Settings | None = None, *, com
                 ) from None
             raise
 
+    if not settings.hierarchical and settings.cascades == 1:  # what was done is written beside the results
+        settings = replace(settings, scales=tuple(scales))
     # What is too near at full size is in range where a pass is smaller.
     return Estimator(look, settings, range_px=None if own_range is None else own_range / min(seen))
 

@@ -2,6 +2,7 @@
 (`baselines`)."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,17 @@ from utils.errors import UserError
 Predict = Callable[[StereoSample], Result]
 
 
+@dataclass(frozen=True)
+class Predictor:
+    """`result = predictor(sample)`. settings: how its network looks at a pair; None without a network."""
+
+    predict: Predict
+    settings: Settings | None = None
+
+    def __call__(self, sample: StereoSample) -> Result:
+        return self.predict(sample)
+
+
 def build_predictor(
     checkpoint: str,
     device: torch.device,
@@ -23,17 +35,21 @@ def build_predictor(
     cascades: int = 1,
     precision: Precision = "fp32",
     changes: Mapping[str, Any] | None = None,
-) -> Predict:
+) -> Predictor:
     """sample -> disparity and, of a network that says it, confidence, at the size of the sample.
 
     checkpoint: "sgbm", or what `load.load_trained` takes. iterations: the network's own number where not given. cascades: coarse-to-fine
     levels, each half the size of the next. changes: keys of the model section that are to differ from the file's.
     """
     if checkpoint == SGBM:
-        return lambda sample: Result(sgbm(sample.left, sample.right, float(sample.disparity[sample.valid].max(initial=0)) or None))
+        return Predictor(_sgbm)
     settings = Settings(iterations=iterations, cascades=cascades, precision=precision)
     estimator = build_estimator(checkpoint, device, settings, changes=changes)
-    return lambda sample: estimator(sample.left, sample.right)
+    return Predictor(lambda sample: estimator(sample.left, sample.right), estimator.settings)
+
+
+def _sgbm(sample: StereoSample) -> Result:
+    return Result(sgbm(sample.left, sample.right, float(sample.disparity[sample.valid].max(initial=0)) or None))
 
 
 def choose_device(name: str | None) -> torch.device:

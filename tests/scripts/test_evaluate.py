@@ -87,6 +87,7 @@ def test_a_sweep_is_a_table_a_plot_and_a_page(scenes, weights_file, tmp_path):
     assert rows[-1]["model"] == "sgbm" and len({row["epe"] for row in rows}) == 5
     runs = json.loads((tmp_path / "r.json").read_text())["runs"]
     assert [run["iterations"] for run in runs] == [1, 3, 1, 3, None] and all(run["memory_gib"] > 0 for run in runs)
+    assert [run["scales"] for run in runs] == [[1.0], [1.0], None, None, None]
     page = (tmp_path / "report" / "report.html").read_text()
     assert "sweep.png" in page and (tmp_path / "report" / "sweep.png").stat().st_size > 10_000
     assert len(list((tmp_path / "report").glob("*scene*.png"))) == 5

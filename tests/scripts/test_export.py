@@ -77,13 +77,14 @@ def test_half_the_size_is_nearly_the_same_disparity(checkpoint, tmp_path):
     assert 0 < np.abs(found[0] - found[1]).max() < 0.2
 
 
-@pytest.mark.parametrize("implementation", ["reg", "alt"])
-def test_the_graph_gives_the_same_numbers_elsewhere(checkpoint, tmp_path, implementation):
+@pytest.mark.parametrize(("implementation", "scales"), [("reg", [1.0]), ("alt", [1.0, 1.5])])
+def test_the_graph_gives_the_same_numbers_elsewhere(checkpoint, tmp_path, implementation, scales):
+    """It is one pass, which is said where the network makes several."""
     import onnx
     import onnxruntime
 
     content = torch.load(checkpoint, weights_only=True)
-    content["model_config"]["correlation_implementation"] = implementation
+    content["model_config"] |= {"correlation_implementation": implementation, "valid_scales": scales, "start_reach": 2.0}
     torch.save(content, checkpoint)
     result = export(checkpoint, tmp_path / "out", "--onnx", 96, 64, "--iterations", 1)
     assert result.exit_code == 0 and "opset 18" in result.output, result.output
@@ -94,6 +95,7 @@ def test_the_graph_gives_the_same_numbers_elsewhere(checkpoint, tmp_path, implem
     found = session.run(None, dict(zip(("left", "right"), views, strict=True)))[0]
     with torch.no_grad():
         expected = load_model(checkpoint)(*map(torch.from_numpy, views), iters=1).disparity
+    assert ("one pass; `infer` makes one at each of 1.0, 1.5 times the size" in result.output) == (len(scales) > 1), result.output
     assert found.shape == (1, 64, 96) and np.abs(found - expected.numpy()).max() < 1e-2
 
 

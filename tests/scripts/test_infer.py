@@ -71,6 +71,7 @@ def test_folders_with_every_way_of_looking(weights, views):
     assert result.exit_code == 0, result.output
     assert (views / "out" / "0" / "disparity.pfm").is_file() and (views / "out" / "1" / "disparity.pfm").is_file()
     about = json.loads((views / "out" / "inference.json").read_text())
+    assert about["settings"]["scales"] is None  # it was seen at half the size first
     assert about["settings"]["tile"] == [64, 64] and about["checkpoint"] == weights and len(about["pairs"]) == 2
 
 
