@@ -111,7 +111,7 @@ def start(run: Run, batch: StereoBatch, step: int) -> Tensor | None:
     scale = run.config.training.coarse_scale
     if scale is None or step % 2 == 0:
         return None
-    with run.accelerator.autocast():
+    with run.accelerator.autocast(), plain():
         return coarse_start(run.network, batch.left, batch.right, scale=scale)
 
 
