@@ -91,7 +91,7 @@ class FoundationStereo(nn.Module):
         valid_iters: Annotated[int, Field(ge=1, description="refinement iterations in evaluation")] = 32,
         valid_scales: Annotated[
             Sequence[Annotated[float, Field(ge=0.25, le=4)]],
-            Field(min_length=1, max_length=4, description="`infer` looks at the pair at these multiples of its size, each from the last"),
+            Field(min_length=1, max_length=4, description="of the pair's size in the passes of `infer`, each started from the one before"),
         ] = (1.0,),
         valid_padding: Annotated[
             inference.Padding, Field(description="`infer` pads on both sides (even, as published), or right and below alone (far)")

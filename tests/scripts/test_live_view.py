@@ -12,11 +12,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from core import build_model
+from core import FoundationStereo, build_model
 from scripts.list_cameras import main as list_cameras
 from scripts.live_view import main
 from tests.scripts.test_infer import CALIB
-from tests.scripts.tiny import ROOT
+from tests.scripts.tiny import ROOT, TINY
 from tests.train.test_live import Wire
 from tests.utils.test_video import write as write_video
 from train import cameras, live_watch, live_window
@@ -92,6 +92,19 @@ def test_a_hundred_pairs_from_videos_without_a_display(weights, videos, tmp_path
     assert re.search(r"100 pairs, [\d.]+ per second; .*ended after 100 frames; recorded in .*view\.mkv\n$", result.stdout)
     found = frames_of(tmp_path / "view.mkv")
     assert len(found) == 100 and found[0].shape == (2 * 66 + 2 + 32, 200, 3)  # four panels of 99 x 66, as this network is never sure
+
+
+def test_a_network_of_several_looks_looks_once_where_time_counts(videos, tmp_path, monkeypatch):
+    config = {"type": "foundation_stereo", **TINY["model"], "valid_scales": [1.0, 2.0], "start_reach": 2.5}
+    torch.save({"model_config": config, "model": build_model(config).state_dict()}, tmp_path / "tiny.pt")
+    widths, forward = [], FoundationStereo.forward
+    monkeypatch.setattr(
+        FoundationStereo, "forward", lambda self, left, *rest, **more: widths.append(left.shape[-1]) or forward(self, left, *rest, **more)
+    )
+    options = ["--checkpoint", tmp_path / "tiny.pt", "--record", tmp_path / "out", "--frames", 3, "--device", "cpu"]
+    result = live_view(*pair(videos), *options)
+    assert result.exit_code == 0, result.output
+    assert len(widths) >= 3 and len(set(widths)) == 1
 
 
 def test_a_side_by_side_stream_becomes_pictures_with_the_depth_in_the_middle(videos, tmp_path):
