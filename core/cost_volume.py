@@ -126,21 +126,22 @@ class DisparityClassifier(nn.Module):
         return score_volume(volume, self.score.weight)
 
 
-def soft_argmin(scores: Tensor, reach: int | None = None, start: Tensor | None = None, start_reach: float | None = None) -> Tensor:
+def soft_argmin(scores: Tensor, reach: int | None = None, start: Tensor | None = None, start_cost: float | None = None) -> Tensor:
     """(B, 1, h, w) the mean plane under the softmax of (B, D, h, w) scores: disparity in working-size pixels. Float32 at least.
 
     reach: only of the planes so near to the likeliest one, as the sub-pixel MAP of PDS (Tulyakov et al. 2018, section 3.4): where the
         scores have two peaks, as at the edge of a thing, the mean of all planes lies on neither.
-    start: (B, 1, h, w) working-size pixels: only of the planes within `start_reach` of it, at least half a plane, as the finer stages of
-        a cascade (Gu et al. 2020, section 3.2). A start beyond the last plane, which no plane can be near, is returned as it is.
+    start: (B, 1, h, w) working-size pixels: each plane's score is lowered by `start_cost` for each plane that it lies away from it, a
+        Laplace prior. Ours: the finer stages of a cascade (Gu et al. 2020, section 3.2) search a window, and do not leave what the coarse
+        one got wrong. A start beyond the last plane, which no plane can be near, is returned as it is.
     """
     with float32_island(scores):
         scores = at_least_float32(scores)
         planes = torch.arange(scores.shape[1], device=scores.device, dtype=scores.dtype)
         if start is not None:
-            assert start_reach is not None and start_reach >= 0.5, f"{start_reach}: there may be no plane so near"
+            assert start_cost is not None, "a start without start_cost"
             start = start.to(scores.dtype)
-            scores = _only_near(scores, planes, start.clamp(0, scores.shape[1] - 1), start_reach)
+            scores = scores - start_cost * (planes.view(-1, 1, 1) - start.clamp(0, scores.shape[1] - 1)).abs()
         if reach is not None:
             scores = _only_near(scores, planes, scores.argmax(1, keepdim=True), reach)
         probability = scores.softmax(1)

@@ -100,9 +100,9 @@ class FoundationStereo(nn.Module):
             int | None,
             Field(ge=1, description="initial disparity: the mean of so many planes on each side of the likeliest; null: of all planes"),
         ] = None,
-        start_reach: Annotated[
+        start_cost: Annotated[
             float | None,
-            Field(ge=0.5, description="a given start: the initial disparity lies within so many planes of it; null: is it itself"),
+            Field(ge=0, description="a given start: a plane's score is so much lower for each plane away from it; null: is not searched"),
         ] = None,
         disparity_attention: Annotated[
             Axis, Field(description="axis of the disparity transformer; heads: as the public code since June 2025")
@@ -132,7 +132,7 @@ class FoundationStereo(nn.Module):
         self.valid_scales, self.valid_padding = tuple(valid_scales), valid_padding
         self.correlation_implementation: Implementation = correlation_implementation
         self.corr_levels, self.corr_radius = corr_levels, corr_radius
-        self.initial_reach, self.start_reach = initial_reach, start_reach
+        self.initial_reach, self.start_cost = initial_reach, start_cost
         self.sync_batchnorm = sync_batchnorm
         self.batch_norm: BatchNormPolicy = batch_norm
 
@@ -204,7 +204,7 @@ class FoundationStereo(nn.Module):
 
         left, right: (B, 3, H, W) RGB in [0, 1], H and W multiples of `self.multiple`.
         iters: `train_iters` or `valid_iters` when absent.
-        init: (B, 1, h, w) starting disparity in working-size pixels; from the cost volume when absent, and near it with `start_reach`.
+        init: (B, 1, h, w) starting disparity in working-size pixels; from the cost volume when absent, and drawn to it with `start_cost`.
         """
         iters = self._check_input(left, right, iters, init)
         # Contiguous: with channels last, PyTorch 2.15's CPU convolutions write outside their memory in the backward pass.
@@ -219,9 +219,9 @@ class FoundationStereo(nn.Module):
         correlation = correlation.mean(1, dtype=torch.promote_types(correlation.dtype, torch.float32))
         volume = self.hourglass(volume, left_features)
         scores, initial = None, init
-        if init is None or self.start_reach is not None:
+        if init is None or self.start_cost is not None:
             scores = self.classifier(volume)
-            initial = soft_argmin(scores, self.initial_reach, init, self.start_reach)
+            initial = soft_argmin(scores, self.initial_reach, init, self.start_cost)
         lookup = self.make_lookup(
             left_features[0],
             right_finest,

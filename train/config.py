@@ -405,10 +405,10 @@ def _check_coarse(scale: float | None, model: Mapping[str, Any], where: str) -> 
         return
     if "train_iters" not in model:
         raise UserError(f"{where}: {scale}, but {model['type']} does not refine a start; expected null")
-    if model.get("start_reach", scale) is None:
+    if model.get("start_cost", scale) is None:
         raise UserError(
-            f"{where}: {scale}, but model.start_reach is null: a start would take the place of the network's own search, and what makes it "
-            "would not be trained; give model.start_reach, as 2.5"
+            f"{where}: {scale}, but model.start_cost is null: a start would take the place of the network's own search, and what makes it "
+            "would not be trained; give model.start_cost, as 0.5"
         )
 
 

@@ -26,10 +26,10 @@ REST = "all else"
 SAME_ENTRIES = {
     "max_disp", "disparity_attention", "dropout", "train_iters", "valid_iters", "correlation_implementation", "batch_norm",
     "sync_batchnorm", "pretrained_backbone", "freeze_backbone", "slow_fast_gru", "initial_reach",
-    "start_reach", "valid_scales", "valid_padding",
+    "start_cost", "valid_scales", "valid_padding",
 }  # fmt: skip
 SAME_NUMBERS = SAME_ENTRIES - {
-    "max_disp", "disparity_attention", "slow_fast_gru", "initial_reach", "start_reach", "valid_scales", "valid_padding",
+    "max_disp", "disparity_attention", "slow_fast_gru", "initial_reach", "start_cost", "valid_scales", "valid_padding",
 }  # fmt: skip
 LIMIT_WEIGHT = 1e3  # released and well-trained networks stay below 1e2; bf16 and fp16 lose what is added to larger ones
 LIMIT_VARIANCE = 1e3  # of a batch norm's input: values around 30 and more, where networks that train well have some of order 1

@@ -79,17 +79,20 @@ def test_soft_argmin_near_the_likeliest_plane_lies_on_one_of_two_peaks():
     assert soft_argmin(scores, reach=5).item() == pytest.approx(soft_argmin(scores).item())
 
 
-def test_soft_argmin_with_a_start_stays_near_it():
-    scores = torch.tensor([0.0, 4.0, 3.0, 0.0, 5.0, 0.0]).view(1, 6, 1, 1)
+def test_soft_argmin_with_a_start_prefers_what_is_near_it_and_leaves_it_for_what_is_much_likelier():
+    scores = torch.tensor([0.0, 4.0, 3.0, 0.0, 6.0, 0.0]).view(1, 6, 1, 1)
 
-    def found(start, start_reach=1.5, reach=None):
-        return soft_argmin(scores, reach, torch.full((1, 1, 1, 1), start), start_reach).item()
+    def found(start, cost, reach=None):
+        return soft_argmin(scores, reach, torch.full((1, 1, 1, 1), start), cost).item()
 
-    probability = scores[0, 1:3, 0, 0].softmax(0)  # planes 1 and 2, within 1.5 of 1.6; the likeliest of all, 4, is not
-    assert found(1.6, reach=1) == pytest.approx(1 + probability[1].item(), abs=0.02)
-    assert found(1.2, 0.5) == 1 and found(3.9) == pytest.approx(4, abs=0.05)
-    assert found(-20.0, 0.5) == 0 and found(4.9, 0.5) == 5
-    assert found(7.5) == 7.5  # beyond the last plane nothing is searched
+    usual = soft_argmin(scores).item()
+    assert found(1.6, 0.0) == pytest.approx(usual) and soft_argmin(scores, 1).item() == pytest.approx(4, abs=0.01)
+    # From 1.5, plane 1 is half a plane away and plane 4 two and a half: their scores change places where that costs more than two.
+    assert found(1.5, 0.9, reach=1) == pytest.approx(4, abs=0.05) and found(1.5, 1.1, reach=1) < 2
+    lowered = torch.tensor([-1.5, 3.5, 2.5, -1.5, 3.5, -3.5]).softmax(0)  # of 1.5 at a cost of 1
+    assert found(1.5, 1.0) == pytest.approx(float(lowered @ torch.arange(6.0)))
+    assert found(-20.0, 5.0) == found(0.0, 5.0) < 1.1 and found(4.9, 5.0) == pytest.approx(4, abs=0.2)
+    assert found(7.5, 1.0) == 7.5  # beyond the last plane nothing is searched
 
 
 def test_soft_argmin_of_half_scores_is_float32():

@@ -41,8 +41,9 @@ def test_they_are_small_and_say_where_they_come_from(light):
 @pytest.mark.parametrize(
     ("recipe", "other"),
     [
-        ("light.json", {"max_disp", "valid_scales", "start_reach", "valid_padding"}),
+        ("light.json", {"max_disp", "valid_scales", "start_cost", "valid_padding"}),
         ("light_second.json", set()),
+        ("light_third.json", set()),
         ("finetune_light.json", {"batch_norm"}),
     ],
 )
@@ -53,8 +54,8 @@ def test_the_recipes_are_of_the_network_that_is_shipped(recipe, other):
     assert {key for key, value in ours.items() if value != shipped_with[key]} == other
 
 
-def test_the_shipped_network_looks_twice_and_searches_near_what_it_found(light):
-    assert light.valid_scales == (1.0, 1.4) and light.start_reach == 2.5 and light.valid_padding == "far"
+def test_the_shipped_network_looks_twice_and_prefers_what_is_near_what_it_found(light):
+    assert light.valid_scales == (1.0, 2.0) and light.start_cost == 0.5 and light.valid_padding == "far"
 
 
 def test_it_goes_to_onnx(light, tmp_path):

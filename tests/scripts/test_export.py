@@ -84,7 +84,7 @@ def test_the_graph_gives_the_same_numbers_elsewhere(checkpoint, tmp_path, implem
     import onnxruntime
 
     content = torch.load(checkpoint, weights_only=True)
-    content["model_config"] |= {"correlation_implementation": implementation, "valid_scales": scales, "start_reach": 2.0}
+    content["model_config"] |= {"correlation_implementation": implementation, "valid_scales": scales, "start_cost": 0.5}
     torch.save(content, checkpoint)
     result = export(checkpoint, tmp_path / "out", "--onnx", 96, 64, "--iterations", 1)
     assert result.exit_code == 0 and "opset 18" in result.output, result.output

@@ -95,7 +95,7 @@ def test_a_hundred_pairs_from_videos_without_a_display(weights, videos, tmp_path
 
 
 def test_a_network_of_several_looks_looks_once_where_time_counts(videos, tmp_path, monkeypatch):
-    config = {"type": "foundation_stereo", **TINY["model"], "valid_scales": [1.0, 2.0], "start_reach": 2.5}
+    config = {"type": "foundation_stereo", **TINY["model"], "valid_scales": [1.0, 2.0], "start_cost": 0.5}
     torch.save({"model_config": config, "model": build_model(config).state_dict()}, tmp_path / "tiny.pt")
     widths, forward = [], FoundationStereo.forward
     monkeypatch.setattr(

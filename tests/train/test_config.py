@@ -173,7 +173,7 @@ def test_the_schema_names_what_is_registered():
 
 
 @pytest.mark.parametrize(
-    ("model", "words"), [({}, "start_reach is null"), ({"type": "unet"}, "unet does not refine a start"), ({"start_reach": 2.5}, None)]
+    ("model", "words"), [({}, "start_cost is null"), ({"type": "unet"}, "unet does not refine a start"), ({"start_cost": 0.5}, None)]
 )
 def test_a_coarse_start_needs_a_network_that_searches_near_it(documented, model, words):
     overrides = [f"model={json.dumps(model)}", "training.coarse_scale=0.5"]

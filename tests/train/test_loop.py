@@ -227,7 +227,7 @@ def test_clipping_bounds_the_step(build):
 
 
 def test_every_second_step_starts_from_a_coarse_pass_that_is_not_learned_from(build, monkeypatch):
-    run = build("training.coarse_scale=0.5", "model.start_reach=2.0", "model.initial_reach=null")
+    run = build("training.coarse_scale=0.5", "model.start_cost=0.5", "model.initial_reach=null")
     given, forward = [], run.network.forward
 
     def listens(left, right, iters=None, init=None):
