@@ -15,7 +15,7 @@ from train.config import find_config, load_config
 from train.datasets import build_dataset
 from utils.images import write_image
 
-HELD = {"size": [320, 160], "length": 6, "seed": 101, "max_disparity": 96}  # of another seed than anything in configs/train
+HELD = {"size": [320, 160], "length": 3, "seed": 101, "max_disparity": 96}  # of another seed than anything in configs/train
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +58,7 @@ def test_the_shipped_network_looks_twice_and_prefers_what_is_near_what_it_found(
     assert light.valid_scales == (1.0, 2.0) and light.start_cost == 0.5 and light.valid_padding == "far"
 
 
+@pytest.mark.slow  # over a minute; tests/scripts/test_export.py has a smaller network of its kind
 def test_it_goes_to_onnx(light, tmp_path):
     pytest.importorskip("onnxruntime")
     export_onnx(light, tmp_path / "light.onnx", (64, 32))
@@ -75,11 +76,11 @@ def test_it_matches_synthetic_pairs_of_another_seed(light):
     samples = [dataset.load(i) for i in range(len(dataset))]
     constant = np.mean([np.abs(s.disparity - np.median(s.disparity)).mean() for s in samples])
     found = np.mean([error(light, sample) for sample in samples])
-    assert found < 4 and found < 0.5 * constant, (found, constant)
+    assert found < 3.3 and found < 0.5 * constant, (found, constant)
 
 
 @pytest.mark.data
-@pytest.mark.parametrize(("name", "most"), [("teddy", 1.2), ("baby1", 1.0), ("terrace_2s", 0.55)])
+@pytest.mark.parametrize(("name", "most"), [("teddy", 0.9), ("baby1", 0.8), ("tsukuba", 0.6)])
 def test_it_matches_real_pairs(light, name, most):
     if not SHARED.is_dir():
         pytest.skip(f"development data not found at {SHARED.name}/ beside the project")
