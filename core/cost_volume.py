@@ -138,16 +138,13 @@ def soft_argmin(scores: Tensor, reach: int | None = None, start: Tensor | None =
     with float32_island(scores):
         scores = at_least_float32(scores)
         planes = torch.arange(scores.shape[1], device=scores.device, dtype=scores.dtype)
+        at = planes.view(-1, 1, 1)
         if start is not None:
             assert start_cost is not None, "a start without start_cost"
             start = start.to(scores.dtype)
-            scores = scores - start_cost * (planes.view(-1, 1, 1) - start.clamp(0, scores.shape[1] - 1)).abs()
+            scores = scores - start_cost * (at - start.clamp(0, scores.shape[1] - 1)).abs()
         if reach is not None:
-            scores = _only_near(scores, planes, scores.argmax(1, keepdim=True), reach)
+            scores = scores.masked_fill((at - scores.argmax(1, keepdim=True)).abs() > reach, -torch.inf)
         probability = scores.softmax(1)
         found = torch.einsum("bdhw,d->bhw", probability, planes).unsqueeze(1)
         return found if start is None else torch.where(start > planes[-1], start, found)
-
-
-def _only_near(scores: Tensor, planes: Tensor, centre: Tensor, reach: float) -> Tensor:
-    return scores.masked_fill((planes.view(-1, 1, 1) - centre).abs() > reach, -torch.inf)
