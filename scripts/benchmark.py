@@ -64,8 +64,8 @@ def _measure(
     from train.benchmark_processes import processes_line
     from train.benchmark_scaling import plot, scaling_table
     from train.benchmark_scaling import scaling as measure_scaling
+    from train.benchmark_targets import table_head, table_line
     from train.benchmark_targets import targets as measure_targets
-    from train.benchmark_targets import targets_table
     from train.config import find_config, load_config
     from train.predictors import choose_device
 
@@ -86,10 +86,12 @@ def _measure(
         return tqdm(total=total, unit=unit, dynamic_ncols=True, disable=None)
 
     if targets:
-        with bar(4, "row") as shown:
-            rows = measure_targets(parsed[0][1], asked, shown.update)
-        click.echo(targets_table(rows))
-        _write(output, asked, {"targets": [row._asdict() for row in rows]})
+        click.echo(table_head())
+        rows = []
+        for row in measure_targets(parsed[0][1], asked):
+            click.echo(table_line(row))
+            rows.append(row._asdict())
+        _write(output, asked, {"targets": rows})
         return
     subjects = [Subject(config, loaded, asked, plain) for config, loaded, plain in parsed]
     with bar(asked.warmup + asked.repeats, "round") as shown:

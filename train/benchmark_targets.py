@@ -3,7 +3,7 @@
 Each row is measured in one configuration: what is faster is also what needs less. Memory on a CPU is the peak of a process of its own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -13,6 +13,7 @@ import torch
 
 from core.plain import TWINS
 from train.benchmark import Conditions, Subject, counted_gflop, matmul_gflops, memory_gib, summary, timed
+from train.benchmark_overhead import overhead
 from train.benchmark_scaling import growth
 from train.config import RunConfig
 from utils.versions import peak_memory_gib, reset_peak_memory
@@ -29,27 +30,26 @@ class Row(NamedTuple):
     met: bool | None
 
 
-def targets(config: RunConfig, conditions: Conditions, progress: Callable[[], object] = lambda: None) -> list[Row]:
-    """config: of the ViT-S network with the published range. conditions: the device and how often; sizes are those of the targets."""
+def targets(config: RunConfig, conditions: Conditions) -> Iterator[Row]:
+    """Each row once it is measured: the whole takes a quarter of an hour and more on a CPU.
+
+    config: of the ViT-S network with the published range. conditions: the device and how often; sizes are those of the targets.
+    """
     config = config.model_copy(update={"model": {**config.model, "max_disp": 416, "vit_size": "vits"}})
     usual = replace(conditions, batch=1, precision="fp32", gradient_checkpointing=True, freeze_backbone=True)
-    small = replace(usual, size=(256, 128), iterations=4)
-    rows = [_step("train step 256 x 128, 4 iterations, fp32", config, small, faster=1.5, smaller=0.6)]
-    progress()
-    for iterations in (32, 8):
-        rows.append(_inference(config, replace(usual, size=(640, 480), iterations=iterations)))
-        progress()
-    rows.append(_growth(config, replace(usual, size=(192, 64), iterations=2)))
-    progress()
+    yield _step("train step 256 x 128, 4 iterations, fp32", config, replace(usual, size=(256, 128), iterations=4), faster=1.5, smaller=0.6)
+    yield _growth(config, replace(usual, size=(192, 64), iterations=2))
+    yield _overhead(config, replace(usual, size=(256, 128), iterations=4))
+    for iterations in (8, 32):
+        yield _inference(config, replace(usual, size=(640, 480), iterations=iterations))
     large = replace(usual, size=(736, 320), iterations=22, precision="bf16")
     name = "train step 736 x 320, 22 iterations, bf16"
     if conditions.device.type == "cuda":
-        rows.append(_step(f"{name}, batch 2", config, replace(large, batch=2), faster=2, smaller=0.5))
-        rows.append(_fits(config.model_copy(update={"model": {**config.model, "vit_size": "vitl"}}), large))
-        rows.append(_matrix_units(config, replace(large, batch=2)))
+        yield _step(f"{name}, batch 2", config, replace(large, batch=2), faster=2, smaller=0.5)
+        yield _fits(config.model_copy(update={"model": {**config.model, "vit_size": "vitl"}}), large)
+        yield _matrix_units(config, replace(large, batch=2))
     else:
-        rows.append(Row(f"{name}: batch 2; ViT-L; use of the matrix units", "2x, 0.5x; 24 GB; 35 %", "needs a GPU", None))
-    return rows
+        yield Row(f"{name}: batch 2; ViT-L; use of the matrix units", "2x, 0.5x; 24 GB; 35 %", "needs a GPU", None)
 
 
 def ratios(subjects: Sequence[Subject], call: Callable[[Subject], Callable[[], object]]) -> dict[str, float]:
@@ -107,6 +107,12 @@ def _growth(config: RunConfig, conditions: Conditions) -> Row:
     )
 
 
+def _overhead(config: RunConfig, conditions: Conditions) -> Row:
+    share = overhead(config, conditions)
+    measured = f"{100 * sum(share.values()):.2f} %: " + ", ".join(f"{name} {100 * one:.2f} %" for name, one in share.items())
+    return Row("what a run does beside its steps", "less than 2 % of their time", measured, sum(share.values()) < 0.02)
+
+
 def _fits(config: RunConfig, conditions: Conditions) -> Row:
     reset_peak_memory(conditions.device)
     Subject("vitl", config, conditions).train_step()
@@ -129,8 +135,11 @@ def _range(ratio: dict[str, float]) -> str:
     return f"{ratio['median']:.2f} times ({ratio['low']:.2f} to {ratio['high']:.2f})"
 
 
-def targets_table(rows: Sequence[Row]) -> str:
-    """Markdown."""
+def table_head() -> str:
+    """Markdown, as `table_line`."""
+    return "| what | target | measured | |\n| --- | --- | --- | --- |"
+
+
+def table_line(row: Row) -> str:
     words = {True: "met", False: "missed", None: "not measured"}
-    lines = ["| what | target | measured | |", "| --- | --- | --- | --- |"]
-    return "\n".join([*lines, *(f"| {row.what} | {row.target} | {row.measured} | {words[row.met]} |" for row in rows)])
+    return f"| {row.what} | {row.target} | {row.measured} | {words[row.met]} |"

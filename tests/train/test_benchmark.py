@@ -26,10 +26,12 @@ from train.benchmark import (
     tensors_gib,
     watched,
 )
+from train.benchmark_overhead import overhead
 from train.benchmark_processes import processes, processes_line
 from train.benchmark_scaling import growth, plot, scaling, scaling_table
-from train.benchmark_targets import Row, fresh_memory_gib, ratios, targets_table
+from train.benchmark_targets import Row, fresh_memory_gib, ratios, table_head, table_line
 from train.config import RunConfig
+from train.costs import NAMES
 from utils.errors import UserError
 
 CPU = torch.device("cpu")
@@ -167,7 +169,14 @@ def test_memory_of_a_step_is_that_of_a_process_of_its_own():
 
 def test_targets_say_what_was_not_measured():
     rows = [Row("a", "b", "c", True), Row("d", "e", "f", False), Row("g", "h", "i", None)]
-    assert [line.split(" | ")[-1] for line in targets_table(rows).splitlines()[2:]] == ["met |", "missed |", "not measured |"]
+    assert [table_line(row).split(" | ")[-1] for row in rows] == ["met |", "missed |", "not measured |"]
+    assert all(table_line(row).count("|") == table_head().splitlines()[1].count("|") for row in rows)
+
+
+def test_what_a_run_does_beside_its_steps_is_spread_over_them():
+    share = overhead(run_config("unet"), its_conditions(batch=1), with_mlflow=False)
+    assert share.keys() == set(NAMES) and all(0 < one < 1 for one in share.values()), share
+    assert share["previews"] < share["ema"]  # eight pictures, but once in thousands of steps
 
 
 def test_a_summary_is_median_and_quartiles():
