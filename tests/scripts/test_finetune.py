@@ -15,8 +15,15 @@ from tests.conftest import SHARED
 from tests.core.golden import filled_state
 from tests.scripts.test_train import FEW, refused
 from tests.scripts.tiny import TINY, assert_same, weights
+from train import plan
 
 ONE = ["--num_iterations", 1, "--save_every", 1, "--log_every", 1]
+
+
+@pytest.fixture
+def unplanned(monkeypatch):
+    """Dry runs without their estimate of memory, which takes most of their time."""
+    monkeypatch.setattr(plan, "estimate_or_warn", lambda planner, setting: None)
 
 
 def write_tiny(path, **changes):
@@ -78,7 +85,7 @@ def test_other_use_of_the_same_weights_is_said(train, tiny, tmp_path):
     assert "disparity_attention: 'tokens' / 'heads', max_disp: 32 / 64" in outcome.output
 
 
-def test_health_and_narrow_crops_are_told_at_the_start(train, tiny, tmp_path):
+def test_health_and_narrow_crops_are_told_at_the_start(train, tiny, tmp_path, unplanned):
     write_tiny(tmp_path / "start.pt")
     content = torch.load(tmp_path / "start.pt", weights_only=True)
     content["model"]["context.norm.running_var"][3] = 1e4
@@ -185,7 +192,7 @@ def test_freezing_is_as_the_file_says_unless_the_configuration_does(released, tm
 
 
 @pytest.mark.parametrize("freeze", [None, True])
-def test_what_was_frozen_stays_so_when_the_file_that_filled_it_is_gone(train, tmp_path, freeze):
+def test_what_was_frozen_stays_so_when_the_file_that_filled_it_is_gone(train, tmp_path, unplanned, freeze):
     """A DINOv2 file fills the ViT and not the decoder; no name says so once the file is gone."""
     model = {**TINY["model"], "feature_type": "dinov2", "pretrained_backbone": "dinov2.pth", "freeze_backbone": freeze}
     vit = build_model({**model, "pretrained_backbone": "none", "freeze_backbone": None}).backbone.monocular.vit

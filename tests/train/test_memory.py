@@ -144,8 +144,8 @@ def test_what_does_not_fit_is_told_what_would():
 
 
 def test_a_run_that_cannot_fit_ends_before_its_first_step_and_writes_nothing(build, tmp_path):
-    with pytest.raises(UserError, match=r"^memory: 2 x 96 x 64 in fp32 needs about"):
-        build(memory_gb=0.001, batch_size_forward=2)
+    with pytest.raises(UserError, match=r"^memory: 2 x 64 x 64 in fp32 needs about"):
+        build(config=tiny_run("unet"), memory_gb=0.001, batch_size_forward=2)
     assert not (tmp_path / "run0").exists()
 
 
