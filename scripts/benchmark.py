@@ -66,8 +66,8 @@ def _measure(
     from train.benchmark_scaling import scaling as measure_scaling
     from train.benchmark_targets import table_head, table_line
     from train.benchmark_targets import targets as measure_targets
-    from train.config import find_config, load_config
     from train.predictors import choose_device
+    from train.run_file import find_config, load_config
 
     configs = configs or (("stereo_v1",) if targets else ())
     if len(set(configs)) < len(configs) or not all(config.split() for config in configs) or not configs:

@@ -41,7 +41,7 @@ def _measure(name: str | None, reference: bool, synthetic: bool, samples: int, o
     from tqdm import tqdm  # --help needs neither this nor torch
 
     from train.benchmark_data import measure_against_reference, measure_config, measure_synthetic, table, use_one_thread
-    from train.config import find_config, load_config
+    from train.run_file import find_config, load_config
     from utils.files import write_atomic
     from utils.versions import versions
 

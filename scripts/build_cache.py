@@ -37,9 +37,9 @@ def _build(name: str, workers: int | None, verify: bool, overrides: tuple[str, .
     from tqdm import tqdm
 
     from train.cache_build import build_cache, cached_sources  # torch takes seconds, and --help needs none of it
-    from train.config import find_config, load_config, naming
     from train.console import configure_logging
     from train.dataloader import default_workers
+    from train.run_file import find_config, load_config, naming
 
     configure_logging()
     path = find_config(name)

@@ -36,9 +36,9 @@ def main(config: str, samples: int, pictures: int, output: Path | None, seed: in
 def _inspect(name: str, samples: int, pictures: int, output: Path | None, seed: int, overrides: tuple[str, ...]) -> tuple[str, bool]:
     from tqdm import tqdm  # these take seconds, and --help needs none of them
 
-    from train.config import find_config, load_config, naming
     from train.inspection import augmented, find_duplicates, find_leaks, inspect_source
     from train.inspection_report import all_flags, as_text, write_report
+    from train.run_file import find_config, load_config, naming
     from train.sources import build_sources
 
     path = find_config(name)

@@ -13,7 +13,7 @@ import click
 @click.command()
 def main() -> None:
     """Print the JSON schema of the files in configs/train."""
-    from train.config import json_schema
+    from train.run_file import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2))
 

@@ -56,12 +56,12 @@ def main(config: str, overrides: tuple[str, ...], enable_mixed_precision: bool, 
 
 
 def _train(name: str, overrides: tuple[str, ...], options: dict) -> None:
-    from train.config import find_config, load_config, naming  # torch and all that follows it take seconds, and --help needs none of it
     from train.console import configure_logging
     from train.failures import explained
     from train.loop import train
     from train.plan import dry_run
     from train.run import Options, build_run
+    from train.run_file import find_config, load_config, naming  # torch and all that follows it take seconds, and --help needs none of it
     from train.signals import StopSignals
 
     configure_logging()

@@ -21,7 +21,7 @@ from core.weight_files import locate, read_file
 from train.anomaly import AnomalyDetector
 from train.checkpoint import SUFFIXES, Checkpoint, Checkpoints
 from train.compilation import compile_network
-from train.config import RunConfig, differences, flatten
+from train.config import RunConfig
 from train.costs import Costs
 from train.dataloader import Mixture, TrainLoader, default_workers
 from train.ema import Ema, LastStatistics
@@ -31,6 +31,7 @@ from train.marks import Best, mark, unmark
 from train.memory import check_run
 from train.metrics import Means, MetricSums
 from train.preflight import check_writable, claim_workspace, report_preflight
+from train.run_file import differences, flatten
 from train.saving import Saver
 from train.sources import check_caches, check_poses, open_sources
 from train.start import Start, check_crops, load_weights, report_start, start_from_checkpoint, start_from_file, start_new

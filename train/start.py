@@ -15,7 +15,8 @@ from core import MODELS, build_model
 from core.weight_export import read_checked
 from core.weight_files import load_state
 from train.checkpoint import Checkpoint
-from train.config import RunConfig, differences
+from train.config import RunConfig
+from train.run_file import differences
 from utils.errors import UserError, shorten
 
 log = logging.getLogger("stereofoundry")

@@ -8,8 +8,9 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator
 
 from train.augment.spatial import resize
-from train.config import ROOT, DataConfig, DatasetEntry, Section, apply_override
+from train.config import DataConfig, DatasetEntry, Section
 from train.datasets import DATASETS
+from train.run_file import ROOT, apply_override
 from train.sample import StereoSample
 from train.scores import Protocol
 from train.sources import Source, build_sources

@@ -11,8 +11,8 @@ from core.onnx_export import export_onnx
 from core.weight_files import SHIPPED, locate, shipped
 from scripts.infer import main as infer
 from tests.conftest import SHARED
-from train.config import find_config, load_config
 from train.datasets import build_dataset
+from train.run_file import find_config, load_config
 from utils.images import write_image
 
 HELD = {"size": [320, 160], "length": 3, "seed": 101, "max_disparity": 96}  # of another seed than anything in configs/train

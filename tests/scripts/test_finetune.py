@@ -138,7 +138,7 @@ def test_released_weights_are_fine_tuned_and_go_back(train, released, tmp_path):
     """The shipped recipe on a few small crops: monocular branch frozen and untouched, carried entries in every weights file, also after
     going on; the result is a file as NVIDIA's code reads it."""
     path, published = released
-    from train.config import FOLDER
+    from train.run_file import FOLDER
     from utils.files import read_config
 
     recipe = copy.deepcopy(read_config(FOLDER / "finetune.json"))
@@ -178,7 +178,7 @@ def test_released_weights_are_fine_tuned_and_go_back(train, released, tmp_path):
 @pytest.mark.data
 @pytest.mark.parametrize(("freeze", "frozen"), [(None, {"vit", "decoder"}), (False, set())])
 def test_freezing_is_as_the_file_says_unless_the_configuration_does(released, tmp_path, freeze, frozen):
-    from train.config import load_config
+    from train.run_file import load_config
     from train.start import start_from_file
 
     model = {**TINY["model"], "freeze_backbone": freeze, "max_disp": 64}
@@ -214,8 +214,8 @@ def test_no_nan_reaches_a_weight_and_every_skip_is_explained(tmp_path, monkeypat
     """Exploded running variances in one layer, a sample without valid pixels in every step, and ground truth that is not finite and marked
     as valid all the same, which no reader passes on: inf has the gradient of any far value and is clipped, NaN is skipped."""
     from train import loop
-    from train.config import load_config
     from train.run import Options, build_run
+    from train.run_file import load_config
 
     write_tiny(tmp_path / "start.pt")
     content = torch.load(tmp_path / "start.pt", weights_only=True)

@@ -12,7 +12,7 @@ import torch
 
 from tests.core.golden import filled_state
 from tests.scripts.tiny import TINY
-from train.config import FOLDER
+from train.run_file import FOLDER
 from utils.files import read_config
 
 ON_GPU = torch.cuda.is_available()
@@ -27,8 +27,8 @@ def test_hostile_data_in_bf16_leaves_every_weight_finite(shared, tmp_path, monke
     """A filled ViT-S state with running variances of 1e4 in one layer, batch statistics, crops far narrower than `max_disp`; in every step
     a sample without a valid pixel, in every third an inf in the ground truth of the other, in every third a NaN, both marked as valid."""
     from train import loop
-    from train.config import load_config
     from train.run import Options, build_run
+    from train.run_file import load_config
 
     state = filled_state(shared / "reference", "vits", seed=3)
     for name in ("cnet.layer2.0.norm3.running_var", "cnet.layer2.0.downsample.1.running_var"):  # two names of one layer

@@ -6,8 +6,8 @@ import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from tests.scripts.tiny import TINY
-from train.config import load_config
 from train.run import Options, build_run
+from train.run_file import load_config
 
 
 @pytest.fixture

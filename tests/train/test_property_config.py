@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from core import build_model
-from train.config import FOLDER, load_config, naming
 from train.losses import Objective
 from train.run import Options, build_data
+from train.run_file import FOLDER, load_config, naming
 from train.start import check_crops
 from train.utils import build_lr_scheduler, build_optimizer
 from utils.errors import MOST_LETTERS, UserError
@@ -37,6 +37,7 @@ KEYS = [
     "x",
     "weigth",
     "type",
+    "extends",
     "name",
     "params",
     "é",
@@ -131,7 +132,7 @@ def outcome(path, overrides=(), build=None):
             return build(config) if build else config
     except UserError as error:
         line = str(error)
-    assert line.startswith((f"{path}: ", "--set ")) and len(line) <= MOST_LETTERS + 10, line
+    assert line.startswith((f"{path.parent}/", "--set ")) and len(line) <= MOST_LETTERS + 10, line
     assert not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in line), repr(line)
     return line
 

@@ -9,7 +9,7 @@ import torch
 
 from core import offered
 from train.augment.pipeline import Augmentation
-from train.config import FOLDER, find_config, load_config
+from train.run_file import FOLDER, find_config, load_config
 from train.sample import StereoSample
 from train.utils import build_lr_scheduler, build_optimizer
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.scripts.tiny import TINY
-from train.config import load_config
 from train.run import Options, build_data
+from train.run_file import load_config
 from train.signals import STOPPING, StopSignals
 
 

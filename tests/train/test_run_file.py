@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from train.config import FOLDER, apply_override, differences, find_config, json_schema, load_config
+from train.run_file import FOLDER, apply_override, differences, find_config, json_schema, laid_over, load_config
 from utils.errors import UserError
 from utils.files import format_config
 
@@ -188,3 +188,56 @@ def test_a_coarse_start_needs_a_network_that_searches_near_it(documented, model,
 
 def test_a_tuple_and_the_list_that_a_file_makes_of_it_do_not_differ():
     assert differences({"scales": (1.0,), "a": 1}, {"scales": [1.0], "a": 2}) == {"a"}
+
+
+# ---- a file that extends another ---------------------------------------------------------------------------------------------------------
+
+
+def extending(folder: Path, name: str = "mine.json", **content) -> Path:
+    path = folder / name
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_a_file_that_extends_another_says_only_what_differs(documented, tmp_path):
+    path = extending(tmp_path, extends="run.json", model={"max_disp": 96}, data={"image_sizes": [[64, 64]]})
+    config = load_config(path, ["model.n_gru_layers=1"])
+    assert (config.model["max_disp"], config.model["n_gru_layers"], config.model["hidden_dims"]) == (96, 1, [128, 128, 128])
+    assert config.data.image_sizes == [(64, 64)] and config.data.max_disparity == 192  # of the file below it
+    last = extending(tmp_path, "last.toml")
+    last.write_text('extends = "mine.json"\n[model]\ncorr_radius = 3\n')
+    config = load_config(last)
+    assert (config.model["max_disp"], config.model["corr_radius"], config.data.image_sizes) == (96, 3, [(64, 64)])
+    assert "extends" not in config.dump()
+
+
+def test_a_shipped_file_is_extended_by_its_name_unless_one_of_that_name_lies_beside(tmp_path):
+    data = {"datasets": [{"name": "rig", "type": "fsd", "path": "rig"}]}
+    path = extending(tmp_path, extends="finetune.json", data=data)
+    ours, shipped = load_config(path), load_config(find_config("finetune.json"))
+    assert [entry.name for entry in ours.data.datasets] == ["rig"] and ours.data.image_sizes == shipped.data.image_sizes
+    assert ours.optimizer == shipped.optimizer and ours.model == shipped.model
+    extending(tmp_path, "finetune.json", extends="unet.json", data=data)
+    assert load_config(path).model["type"] == "unet"
+
+
+def test_an_object_of_another_type_is_taken_whole():
+    base = {"a": {"type": "one", "params": {"x": 1}}, "b": {"function": "f", "weight": 2}, "c": {"d": {"e": 1, "f": [1, 2]}}}
+    changes = {"a": {"type": "two"}, "b": {"weight": 3}, "c": {"d": {"f": [3]}}}
+    assert laid_over(base, changes) == {"a": {"type": "two"}, "b": {"function": "f", "weight": 3}, "c": {"d": {"e": 1, "f": [3]}}}
+
+
+def test_what_cannot_be_extended_is_one_line(documented, tmp_path):
+    for name, words in (
+        ("finetun.json", r"mine.json: extends: finetun.json: no such file, here or in configs/train; did you mean 'finetune.json'"),
+        ("x" * 300, r"mine.json: extends: x+: no such file"),
+        (3, r"mine.json: extends: found 3; expected the name of a run file"),
+        ("mine.json", r"mine.json: extends: mine.json leads back to itself"),
+    ):
+        with pytest.raises(UserError, match=words):
+            load_config(extending(tmp_path, extends=name))
+    extending(tmp_path, "other.json", extends="mine.json")
+    with pytest.raises(UserError, match=r"other.json: extends: mine.json leads back to itself"):
+        load_config(extending(tmp_path, extends="other.json"))
+    with pytest.raises(UserError, match=r"mine.json: model.max_dips: .*did you mean 'max_disp'"):
+        load_config(extending(tmp_path, extends="run.json", model={"max_dips": 64}))
