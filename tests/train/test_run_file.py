@@ -1,11 +1,12 @@
 """What a run file may say, and the one line that a wrong one gets."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from train.run_file import FOLDER, apply_override, differences, find_config, json_schema, laid_over, load_config
+from train.run_file import FOLDER, ROOT, apply_override, differences, find_config, json_schema, laid_over, load_config
 from utils.errors import UserError
 from utils.files import format_config
 
@@ -37,6 +38,14 @@ def test_the_documented_file_loads_as_written(documented):
     assert config.data.datasets[0].type == "fsd"
     assert config.model["train_iters"] == 22
     assert config.loss["stereo"]["multi_scale"].params["weights"] == [0.5, 0.7, 1.0]
+
+
+def test_every_file_in_the_readme_is_a_whole_one(tmp_path):
+    blocks = re.findall(r"^```json\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 2
+    for block in blocks:
+        (tmp_path / "run.json").write_text(block)
+        load_config(tmp_path / "run.json")
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("*.*")))
