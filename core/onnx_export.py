@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from utils.errors import UserError
 
 OPSET = 18
+TORCH = "2.7"  # the first whose exporter works with today's onnxscript
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 TOLERANCE_PX = 1e-2  # the sum of the iterations' rounding, in float32; see the gates of tests/core/golden.py
 FURTHER = {"log_variance": 1e-2, "pose": 1e-4}  # what else a graph gives where the network does, and how far it may be off
@@ -59,11 +60,14 @@ def export_onnx(network: nn.Module, path: Path, size: tuple[int, int], iteration
     """Write `path`: inputs left and right, float32 (1, 3, H, W) RGB in [0, 1]; output disparity, float32 (1, H, W) pixels, and those of
     `FURTHER` that the network has, as in `StereoOutput`.
 
-    size: (width, height), multiples of the network's. Raises UserError for another size, for a missing package, for an operator that
-    TensorRT does not have, and where onnxruntime's numbers differ by more than `TOLERANCE_PX` or `FURTHER`; there is no file then.
+    size: (width, height), multiples of the network's. Raises UserError for another size, for a missing package or an old torch, for an
+    operator that TensorRT does not have, and where onnxruntime's numbers differ by more than `TOLERANCE_PX` or `FURTHER`; there is no file
+    then.
     """
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise UserError(f"ONNX: needs {', '.join(missing)}; run with the extra: uv run --extra onnx python scripts/export.py ...")
+    if torch.__version__ < TORCH:
+        raise UserError(f"ONNX: found torch {torch.__version__}; expected {TORCH} or newer, whose exporter goes with today's onnxscript")
     width, height = size
     multiple = network.multiple
     if width % multiple or height % multiple:  # pyright: ignore[reportOperatorIssue]

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -39,3 +40,13 @@ def _logger_of_its_own() -> Iterator[None]:
     yield
     logger.handlers[:], logger.propagate = before[:2]
     logger.setLevel(before[2])
+
+
+@pytest.fixture
+def onnxruntime() -> ModuleType:
+    """For tests that export."""
+    from core.onnx_export import TORCH
+
+    if torch.__version__ < TORCH:
+        pytest.skip(f"export needs torch {TORCH}, found {torch.__version__}")
+    return pytest.importorskip("onnxruntime")

@@ -14,16 +14,14 @@ KINDS = [pytest.param(kind, marks=pytest.mark.slow) if kind in LONG else kind fo
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_graph_gives_the_same_numbers_with_operators_that_tensorrt_has(kind, tmp_path):
-    pytest.importorskip("onnxruntime")
+def test_a_graph_gives_the_same_numbers_with_operators_that_tensorrt_has(kind, onnxruntime, tmp_path):
     network = tiny_of(kind)
     exported = export_onnx(network, tmp_path / "network.onnx", (4 * network.multiple, 2 * network.multiple), iterations=2)
     assert exported.path.stat().st_size > 4 * sum(p.numel() for p in network.parameters())
     assert exported.deviation_px < TOLERANCE_PX / 100 and "Conv" in exported.operators and exported.operators.keys() <= TENSORRT
 
 
-def test_a_graph_says_what_the_network_says_beside_disparity(tmp_path, monkeypatch):
-    onnxruntime = pytest.importorskip("onnxruntime")
+def test_a_graph_says_what_the_network_says_beside_disparity(onnxruntime, tmp_path, monkeypatch):
     network, views = tiny_of("unet").eval(), images(height=32, width=64)
     export_onnx(network, tmp_path / "network.onnx", (64, 32))
     session = onnxruntime.InferenceSession(str(tmp_path / "network.onnx"), providers=["CPUExecutionProvider"])

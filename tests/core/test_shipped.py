@@ -59,8 +59,7 @@ def test_the_shipped_network_looks_twice_and_prefers_what_is_near_what_it_found(
 
 
 @pytest.mark.slow  # over a minute; tests/scripts/test_export.py has a smaller network of its kind
-def test_it_goes_to_onnx(light, tmp_path):
-    pytest.importorskip("onnxruntime")
+def test_it_goes_to_onnx(light, onnxruntime, tmp_path):
     export_onnx(light, tmp_path / "light.onnx", (64, 32))
 
 
