@@ -1,7 +1,7 @@
 """Training commands one after another in one process, which is started by torchrun; no test of its own. `conftest.commands_on_two` uses it.
 
 `commands.py FILE`: a JSON list of {"argv": [...]}, with "rank" and "step" and either "signal" (sent to itself) or "poison" (the micro-batch
-whose loss becomes infinite), or with "faults" (see `spoil`). What process r says of command i goes to `FILE.i.r`.
+whose loss becomes infinite), or with "faults" (see `spoil`), and with "environment", for it alone. What process r says of command i goes to `FILE.i.r`.
 """
 
 import hashlib
@@ -94,6 +94,8 @@ def run(command: dict, output: Path) -> int:
         os.dup2(file.fileno(), 2)
     for state in (AcceleratorState, PartialState, GradientState):
         state._reset_state()
+    surroundings = dict(os.environ)
+    os.environ.update(command.get("environment", {}))
     before = loop.update, loop.save, Objective.__call__, TrainLoader.batches, run_module._build_accelerator
     if "step" in command:
         disturb(command)
@@ -105,6 +107,8 @@ def run(command: dict, output: Path) -> int:
         return int(end.code or 0)
     finally:
         loop.update, loop.save, Objective.__call__, TrainLoader.batches, run_module._build_accelerator = before
+        os.environ.clear()
+        os.environ.update(surroundings)
         sys.stdout.flush()
         sys.stderr.flush()
     return 0
