@@ -1,5 +1,5 @@
-"""FSDP 2: of weights, gradients, optimizer states and average each process holds a share. All that a run asks of shards it asks here, and of a
-network that every process holds whole it gets the network, or the tensors, that it came with.
+"""FSDP 2: of weights, gradients, optimizer states and average each process holds a share. All that a run asks of shards it asks here; where
+every process holds the whole network, what it gets is what it came with.
 
 `fully_shard` of torch does it, on CPUs as on GPUs. accelerate's own plugin is kept out of it: it is for GPUs alone, where no test sees it.
 """
@@ -84,6 +84,10 @@ def shard(network: nn.Module, accelerator: Accelerator) -> None:
     """
     if not _flag(REQUEST) or accelerator.num_processes == 1:
         return
+    if accelerator.device.type == "cpu" and not hasattr(torch.cpu.Stream, "record_event"):
+        raise UserError(
+            f"FSDP: torch {torch.__version__} shards a network on GPUs alone, and none is visible; on a CPU, take torch 2.7 or newer"
+        )
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -98,7 +102,9 @@ def shard(network: nn.Module, accelerator: Accelerator) -> None:
     network.__dict__[BLANK] = blank  # past nn.Module, which would take it for a part of the network
     if accelerator.is_main_process:
         held, there = sum(map(share, network.parameters())), sum(value.numel() for value in network.parameters())
-        log.info("FSDP: %d processes share the network; each holds %s of its %s parameters", accelerator.num_processes, f"{held:,}", f"{there:,}")
+        log.info(
+            "FSDP: %d processes share the network; each holds %s of its %s parameters", accelerator.num_processes, f"{held:,}", f"{there:,}"
+        )
 
 
 def prepare(accelerator: Accelerator, network: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Any]:
