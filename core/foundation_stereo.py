@@ -184,6 +184,12 @@ class FoundationStereo(nn.Module):
         """Parts of the monocular branch ("vit", "decoder") that are frozen."""
         return self.backbone.monocular.frozen if self.backbone.monocular is not None else frozenset()
 
+    @property
+    def units(self) -> list[nn.Module]:
+        """The large parts whose parameters nothing reads but their own forward: of a network in shards, whole one after another."""
+        monocular = self.backbone.monocular
+        return [] if monocular is None else [*monocular.vit.blocks, monocular.decoder]
+
     def freeze_backbone_(self, parts: frozenset[str] | None = None) -> Self:
         """Freeze these parts of the monocular branch and make its others trainable; both parts when not given.
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from train.sharding import full
 from utils.errors import UserError, shorten
 
 log = logging.getLogger("stereofoundry")
@@ -54,9 +55,8 @@ class AnomalyDetector:
             self._listed = True
             if missing := [name for name, value in trainable.items() if value.grad is None]:
                 log.warning("--detect_anomaly: %d trainable parameters got no gradient: %s", len(missing), shorten(missing))
-        bad = [
-            f"{name} {statistics(value.grad)}" for name, value in trainable.items() if value.grad is not None and not _finite(value.grad)
-        ]
+        gradients = ((name, full(value.grad)) for name, value in trainable.items() if value.grad is not None)
+        bad = [f"{name} {statistics(value)}" for name, value in gradients if not _finite(value)]
         if bad:
             log.warning("--detect_anomaly: %s: %d gradients are not finite: %s", self.where, len(bad), shorten(bad))
 

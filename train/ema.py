@@ -3,12 +3,13 @@
 When either is taken or used is the loop's decision.
 """
 
-import copy
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from train.sharding import local, twin
 
 
 class Ema:
@@ -22,14 +23,14 @@ class Ema:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.num_updates = 0
-        self.module = copy.deepcopy(model).eval().requires_grad_(False)
+        self.module = twin(model).eval().requires_grad_(False)
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         self.num_updates += 1
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
-        averages = list(self.module.parameters())
-        torch._foreach_lerp_(averages, [value.detach() for value in model.parameters()], 1 - decay)
+        averages, values = ([local(value) for value in module.parameters()] for module in (self.module, model))
+        torch._foreach_lerp_(averages, values, 1 - decay)
         copy_all(self.module.buffers(), model.buffers())
 
     def state_dict(self) -> dict[str, Any]:

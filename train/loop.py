@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import broadcast, gather_object
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from core.inference import Estimate, coarse_start, estimate
@@ -26,6 +26,7 @@ from train.metrics import POSE_MSE
 from train.preview import save_previews
 from train.run import Run
 from train.sample import StereoBatch, StereoSample
+from train.sharding import full, gathered, whole
 from train.signals import StopSignals
 from utils.errors import UserError, shorten
 from utils.versions import peak_memory_gib
@@ -89,7 +90,7 @@ def update(run: Run, step: int) -> None:
         seen.append(Seen(parts, output.disparity.detach(), batch))
     if run.anomaly is not None and run.accelerator.scaler is None:  # with a scaler, infinite gradients are its business
         run.anomaly.look_at_gradients()
-    norm = run.accelerator.clip_grad_norm_(run.model.parameters(), run.config.training.clip_norm)
+    norm = full(run.accelerator.clip_grad_norm_(run.model.parameters(), run.config.training.clip_norm))
     taken, *counts = are_finite(norm, *(one.parts["loss"] for one in seen))
     apply_update(run, taken)
     if not taken:  # what it saw would make the means of its whole window NaN
@@ -269,13 +270,13 @@ def measure(run: Run, done: int) -> None:
 
 def report_validation(run: Run, done: int) -> None:
     """Metrics on the held samples. All processes measure the weights and statistics of the first."""
-    start = time.perf_counter()
+    start, network = time.perf_counter(), whole(run.measured)
     if run.accelerator.num_processes > 1:
-        for buffer in run.measured.buffers():
+        for buffer in network.buffers():
             buffer.copy_(broadcast(buffer))
     found = validate(
         run.held,
-        lambda sample: predict(run, sample),
+        lambda sample: predict(run, network, sample),
         rank=run.accelerator.process_index,
         ranks=run.accelerator.num_processes,
         reduce=run.sum_over_processes,
@@ -294,16 +295,17 @@ def report_validation(run: Run, done: int) -> None:
     more += ", the best so far" if best else ""
     log.info("validation at step %d: EPE %.3f px, bad-1 %.1f %%, D1 %.1f %%%s", done, found["epe"], found["bad_1"], found["d1_all"], more)
     if best and run.accelerator.is_main_process:
-        run.saver.hold(weights_of(run, done) | {"model": run.measured.state_dict(), "validation": of_validation(done, found)})
+        run.saver.hold(weights_of(run, done) | {"model": network.state_dict(), "validation": of_validation(done, found)})
 
 
 def report_previews(run: Run, done: int) -> None:
     """Pictures of the first held samples (of fixed training samples where none is held), drawn by the first process."""
     run.accelerator.wait_for_everyone()
+    network = whole(run.measured)
     if not run.accelerator.is_main_process:
         return
     folder = run.options.workspace / "vis" / f"step_{done:08d}"
-    for path in save_previews(folder, preview_samples(run), lambda sample: predict(run, sample).disparity):
+    for path in save_previews(folder, preview_samples(run), lambda sample: predict(run, network, sample).disparity):
         run.tracker.image(path, path.stem, done)
 
 
@@ -316,10 +318,10 @@ def preview_samples(run: Run) -> list[tuple[str, StereoSample]]:
     return [(item.source.name, item.sample) for item in map(MixtureDataset(run.mix).__getitem__, draws)]
 
 
-def predict(run: Run, sample: StereoSample) -> Estimate:
-    """By the network and in the precision of the validation."""
+def predict(run: Run, network: nn.Module, sample: StereoSample) -> Estimate:
+    """In the way and in the precision of the validation."""
     with run.accelerator.autocast(), plain():
-        return estimate(run.measured, sample.left, sample.right, iters=run.config.validation.iterations)
+        return estimate(network, sample.left, sample.right, iters=run.config.validation.iterations)
 
 
 # ---- save -------------------------------------------------------------------------------------------------------------------------------
@@ -328,17 +330,19 @@ def predict(run: Run, sample: StereoSample) -> Estimate:
 def save(run: Run, done: int) -> None:
     """Hand the three files of a step to the saver, on the first process. Sums are kept as each process has them."""
     means, metrics = run.means.state_dict(run.accelerator.gather), run.metrics.state_dict(run.accelerator.gather)
+    network, optimizer = gathered(run.network.state_dict()), gathered(run.optimizer.state_dict())
+    average = None if run.ema is None else gathered(run.ema.state_dict())
     if not run.accelerator.is_main_process:
         return
     weights = weights_of(run, done)
     scaler = run.accelerator.scaler
     parts: dict[str, dict[str, Any]] = {
-        "model": weights | {"model": run.network.state_dict()},
+        "model": weights | {"model": network},
         "optimizer": {
             "step": done,
             "model_config": run.config.model,
             "config": run.config.dump(),
-            "optimizer": run.optimizer.state_dict(),
+            "optimizer": optimizer,
             "lr_scheduler": run.schedule.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
             "means": means,
@@ -353,8 +357,8 @@ def save(run: Run, done: int) -> None:
             "run_id": run.tracker.run_id,
         },
     }
-    if run.ema is not None:
-        parts["ema"] = weights | run.ema.state_dict()
+    if average is not None:
+        parts["ema"] = weights | average
     run.saver.save(done, parts)
 
 

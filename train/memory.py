@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_iter
 
 from train.losses import Objective
 from train.sample import StereoBatch
+from train.sharding import gathered_bytes, plain, share
 from train.utils import stand_in
 from utils.errors import UserError
 
@@ -49,7 +50,8 @@ class Setting:
 @dataclass(frozen=True)
 class Memory:
     """Bytes of one process, at the moment of an update when they are most. kept: by the forward pass for the backward pass; working: what
-    is there beside that, such as what is computed anew."""
+    is there beside that, such as what is computed anew. Of a network in shards, weights, copies, optimizer and gradients are a process's
+    share; gathered: what is whole for a time beside it."""
 
     weights: int
     copies: int
@@ -57,10 +59,11 @@ class Memory:
     gradients: int
     kept: int
     working: int
+    gathered: int = 0
 
     @property
     def total(self) -> int:
-        return self.weights + self.copies + self.optimizer + self.gradients + self.kept + self.working
+        return self.weights + self.copies + self.optimizer + self.gradients + self.kept + self.working + self.gathered
 
 
 class Planner:
@@ -95,7 +98,7 @@ class Planner:
 
     def _estimate(self, setting: Setting) -> Memory:
         mode = FakeTensorMode(allow_non_fake_inputs=True)
-        network = _without_content(self._network, mode)
+        network = _without_content(plain(self._network), mode)
         network.gradient_checkpointing = setting.checkpointing
         if self._early:
             with mode:
@@ -118,9 +121,10 @@ class Planner:
             weights=self._weights,
             copies=self._fixed,
             optimizer=self._optimizer,
-            gradients=live.gradients_at_peak + _bytes(early),
+            gradients=live.gradients_at_peak + (_bytes(trained(self._network)) if self._early else 0),
             kept=min(kept, activations),
             working=max(activations - kept, 0),
+            gathered=gathered_bytes(self._network),
         )
 
     def largest_batch(self, setting: Setting, limit: float) -> int:
@@ -217,7 +221,7 @@ def state_bytes(optimizer: Optimizer) -> int:
     total = 0
     for group, small in zip(optimizer.param_groups, trial.param_groups, strict=True):
         kept = _bytes(entry for entry in trial.state[small["params"][0]].values() if isinstance(entry, Tensor))
-        total += sum(value.numel() for value in group["params"]) * kept // side**2
+        total += sum(map(share, group["params"])) * kept // side**2
     return total
 
 
@@ -226,7 +230,7 @@ def trained(network: nn.Module) -> list[nn.Parameter]:
 
 
 def _bytes(values: Iterable[Tensor]) -> int:
-    return sum(value.numel() * value.element_size() for value in values)
+    return sum(share(value) * value.element_size() for value in values)
 
 
 # ---- what a run is told -----------------------------------------------------------------------------------------------------------------
@@ -300,8 +304,11 @@ def memory_table(setting: Setting, found: Memory, usable: float | None, largest:
         "gradients, at the peak": found.gradients,
         "kept for backward": found.kept,
         "working memory": found.working,
+        "gathered of the shards": found.gathered,
         "peak": found.total,
     }
+    if not found.gathered:  # each process holds the whole network
+        del rows["gathered of the shards"]
     how = f"{setting.batch} x {width} x {height}, {setting.precision}, gradient checkpointing {'on' if setting.checkpointing else 'off'}"
     lines = [f"memory of a process, estimated ({how})", *(f"  {name:<32} {size / GIB:>9.2f} GiB" for name, size in rows.items())]
     if usable is not None:

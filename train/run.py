@@ -4,7 +4,6 @@ The steps themselves are in `loop`.
 """
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
@@ -33,6 +32,7 @@ from train.metrics import Means, MetricSums
 from train.preflight import check_writable, claim_workspace, report_preflight
 from train.run_file import differences, flatten
 from train.saving import Saver
+from train.sharding import check_launch, load_optimizer, prepare, shard, take, whole, without_plugin
 from train.sources import check_caches, check_poses, open_sources
 from train.start import Start, check_crops, load_weights, report_start, start_from_checkpoint, start_from_file, start_new
 from train.trackers import PATIENCE_S, Tracker, build_trackers
@@ -43,7 +43,6 @@ from utils.versions import versions
 
 log = logging.getLogger("stereofoundry")
 
-SPLITTERS = ("FSDP", "DEEPSPEED", "MEGATRON_LM")  # as accelerate's launcher names them in the environment
 TRAIN_METRICS = ("epe", "bad_1", "d1_all")
 RESUMED = {
     "step", "optimizer", "lr_scheduler", "scaler", "means", "metrics", "skipped", "skipped_in_row", "broken", "unmeasured", "config",
@@ -147,7 +146,7 @@ class Run:
 
     @property
     def measured(self) -> nn.Module:
-        """The network that validation, previews and people use: the averaged one where there is an average."""
+        """The network that validation, previews and people use: the averaged one where there is an average. `sharding.whole` of it runs."""
         return self.network if self.ema is None else self.ema.module
 
     def sum_over_processes(self, tensor: Tensor) -> Tensor:
@@ -160,6 +159,7 @@ class Run:
 
 def build_run(config: RunConfig, options: Options) -> Run:
     """Everything up to the first step. Raises UserError for what the user can mend; nothing was overwritten then."""
+    check_launch(config, options.precision)
     accelerator = _build_accelerator(options)
     if not options.dry_run:
         check_writable(options.workspace)
@@ -168,10 +168,11 @@ def build_run(config: RunConfig, options: Options) -> Run:
     mix, held = build_data(config, options)
     begun = _begin(config, options, accelerator, start)
     network, config = begun.network, begun.config
+    shard(network, accelerator)
     optimizer = build_optimizer(network, config.optimizer)
     schedule = build_lr_scheduler(optimizer, config.lr_scheduler, options.num_iterations)
     ema = Ema(network, config.ema.decay) if options.enable_ema else None
-    model, optimizer = accelerator.prepare(network, optimizer)  # not the schedule: a prepared one steps once per process
+    model, optimizer = prepare(accelerator, network, optimizer)  # not the schedule: a prepared one steps once per process
     compile_network(network, config.compile, len(config.data.image_sizes))  # what accelerate has put into it as well
     objective = Objective(config.loss)
     state = None if start is None else start.load("optimizer")
@@ -249,24 +250,19 @@ def _build_accelerator(options: Options) -> Accelerator:
     on_cpu = not torch.cuda.is_available()
     if options.precision == "fp16" and on_cpu:
         raise UserError("--precision fp16 / --enable_mixed_precision true: needs a GPU, and none is visible; on a CPU use --precision bf16")
-    for splitter in SPLITTERS:
-        if os.environ.get(f"ACCELERATE_USE_{splitter}", "").lower() in ("true", "1", "yes"):
-            raise UserError(
-                f"accelerate's launch configuration asks for {splitter}, which splits a network over processes; here each holds all "
-                "of it: use one of configs/accelerate, and gradient checkpointing where memory is short (--dry_run says what a step takes)"
-            )
-    return Accelerator(
-        mixed_precision={"fp32": "no"}.get(options.precision, options.precision),
-        gradient_accumulation_plugin=GradientAccumulationPlugin(
-            num_steps=options.gradient_accumulation_steps, sync_with_dataloader=False, adjust_scheduler=False
-        ),
-        cpu=on_cpu,
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True),  # no second copy of the gradients
-            InitProcessGroupKwargs(timeout=timedelta(seconds=options.collective_timeout_s)),
-        ],
-        step_scheduler_with_optimizer=False,
-    )
+    with without_plugin():
+        return Accelerator(
+            mixed_precision={"fp32": "no"}.get(options.precision, options.precision),
+            gradient_accumulation_plugin=GradientAccumulationPlugin(
+                num_steps=options.gradient_accumulation_steps, sync_with_dataloader=False, adjust_scheduler=False
+            ),
+            cpu=on_cpu,
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True),  # no second copy of the gradients
+                InitProcessGroupKwargs(timeout=timedelta(seconds=options.collective_timeout_s)),
+            ],
+            step_scheduler_with_optimizer=False,
+        )
 
 
 def _find_start(checkpoints: Checkpoints, options: Options) -> Checkpoint | None:
@@ -338,7 +334,7 @@ def restore(run: Run, start: Checkpoint, state: dict[str, Any]) -> None:
     try:
         for group, built in zip(state["optimizer"]["param_groups"], run.optimizer.param_groups, strict=False):
             group |= {key: built[key] for key in HOW & built.keys()}  # how a step is computed is this program's business, not the file's
-        run.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(run.optimizer, state["optimizer"])
         run.schedule.load_state_dict(state["lr_scheduler"])
     except (ValueError, KeyError) as error:
         raise UserError(f"{start.path('optimizer')}: does not fit the optimizer or lr_scheduler of the configuration ({error})") from None
@@ -347,7 +343,9 @@ def restore(run: Run, start: Checkpoint, state: dict[str, Any]) -> None:
     if run.ema is not None:
         if start.path("ema").exists():
             average = start.load("ema")
-            load_weights(run.ema.module, average, start.path("ema"), run.config)
+            module = whole(run.ema.module)
+            load_weights(module, average, start.path("ema"), run.config)
+            take(run.ema.module, module)
             run.ema.num_updates = average.get("num_updates", 0)
         elif state["options"]["enable_ema"]:
             raise UserError(f"{start.path('ema')}: no such file, and the run that wrote the checkpoint had one; restore it")

@@ -1,7 +1,8 @@
 """Training commands one after another in one process, which is started by torchrun; no test of its own. `conftest.commands_on_two` uses it.
 
 `commands.py FILE`: a JSON list of {"argv": [...]}, with "rank" and "step" and either "signal" (sent to itself) or "poison" (the micro-batch
-whose loss becomes infinite), or with "faults" (see `spoil`). What process r says of command i goes to `FILE.i.r`.
+whose loss becomes infinite), or with "faults" (see `spoil`); "environment" is set for a command alone. What process r says of command i
+goes to `FILE.i.r`.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ from train import loop
 from train import run as run_module
 from train.dataloader import TrainLoader
 from train.losses import Objective
+from train.sharding import full, local
 
 RANK = int(os.environ["RANK"])
 
@@ -72,7 +74,12 @@ def spoil(command: dict) -> None:
 
     def telling_save(run, done):
         numbers = [*run.network.parameters(), *run.ema.module.parameters()]
-        digest = hashlib.sha256(b"".join(value.detach().numpy().tobytes() for value in numbers)).hexdigest()
+        digest = hashlib.sha256(b"".join(full(value.detach()).numpy().tobytes() for value in numbers)).hexdigest()
+        kept = [entry for states in run.optimizer.state.values() for entry in states.values() if entry.dim()]
+        held = [sum(local(value.detach()).numel() for value in values) for values in (numbers, kept)]
+        sys.stdout.write(
+            f"holds {' '.join(map(str, held))} of {' '.join(str(sum(map(torch.numel, values))) for values in (numbers, kept))}\n"
+        )
         sys.stdout.write(f"came to {digest} {run.skipped} {run.schedule.last_epoch} {run.ema.num_updates}\n")
         save(run, done)
 
@@ -94,6 +101,8 @@ def run(command: dict, output: Path) -> int:
         os.dup2(file.fileno(), 2)
     for state in (AcceleratorState, PartialState, GradientState):
         state._reset_state()
+    surroundings = dict(os.environ)
+    os.environ.update(command.get("environment", {}))
     before = loop.update, loop.save, Objective.__call__, TrainLoader.batches, run_module._build_accelerator
     if "step" in command:
         disturb(command)
@@ -105,6 +114,8 @@ def run(command: dict, output: Path) -> int:
         return int(end.code or 0)
     finally:
         loop.update, loop.save, Objective.__call__, TrainLoader.batches, run_module._build_accelerator = before
+        os.environ.clear()
+        os.environ.update(surroundings)
         sys.stdout.flush()
         sys.stderr.flush()
     return 0

@@ -37,5 +37,5 @@ def test_each_size_is_compiled_once_and_other_images_never(build):
     assert len(sizes) > 8
     image = torch.zeros(50, 70, 3, dtype=torch.uint8).numpy()
     blank = torch.zeros(50, 70).numpy()
-    assert predict(run, StereoSample(image, image, blank, blank > 0)).disparity.shape == (50, 70)
+    assert predict(run, run.measured, StereoSample(image, image, blank, blank > 0)).disparity.shape == (50, 70)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == len(sizes)
