@@ -56,6 +56,19 @@ class LastStatistics:
 
 
 @torch.no_grad()
+def spread_statistics(model: nn.Module) -> None:
+    """The buffers of the first process on all, which call this together: in a checkpoint are those of the first alone."""
+    if not torch.distributed.is_initialized():
+        return
+    buffers = list(model.buffers())
+    for kind in {buffer.dtype for buffer in buffers}:
+        same = [buffer for buffer in buffers if buffer.dtype == kind]
+        flat = torch.cat([buffer.flatten() for buffer in same])  # one message, not one for each
+        torch.distributed.broadcast(flat, 0)
+        copy_all(same, [part.view_as(buffer) for part, buffer in zip(flat.split([b.numel() for b in same]), same, strict=True)])
+
+
+@torch.no_grad()
 def copy_all(targets: Iterable[Tensor], sources: Iterable[Tensor]) -> None:
     """Each source into its target, of the same shape and type: one kernel per type instead of one per tensor."""
     by_type: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}

@@ -13,13 +13,14 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch
-from accelerate.utils import broadcast, gather_object
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from core.inference import Estimate, coarse_start, estimate
 from train.compilation import plain
 from train.dataloader import MixtureDataset, plan_batch, torch_seed
+from train.ema import spread_statistics
 from train.evaluation import constant_epe, constant_pose_mse, validate
 from train.marks import mark, marked, of_validation
 from train.metrics import POSE_MSE
@@ -112,6 +113,7 @@ def start(run: Run, batch: StereoBatch, step: int) -> Tensor | None:
     scale = run.config.training.coarse_scale
     if scale is None or step % 2 == 0:
         return None
+    spread_statistics(run.network)  # which it goes by; a run that was continued here has no others
     with run.accelerator.autocast(), plain():
         return coarse_start(run.network, batch.left, batch.right, scale=scale)
 
@@ -271,9 +273,7 @@ def measure(run: Run, done: int) -> None:
 def report_validation(run: Run, done: int) -> None:
     """Metrics on the held samples. All processes measure the weights and statistics of the first."""
     start, network = time.perf_counter(), whole(run.measured)
-    if run.accelerator.num_processes > 1:
-        for buffer in network.buffers():
-            buffer.copy_(broadcast(buffer))
+    spread_statistics(network)
     found = validate(
         run.held,
         lambda sample: predict(run, network, sample),

@@ -199,6 +199,16 @@ def test_two_processes(commands_on_two, train, tiny, tmp_path):
     """One start of two processes, which takes seconds, for all that is claimed of them; each command is a run of its own."""
     common = ["--config", tiny, *COMMON]
     three, threefold = ["--num_iterations", 3], ["--num_iterations", 3, "--gradient_accumulation_steps", 3]
+    started = [
+        "--num_iterations",
+        4,
+        "--set",
+        "training.coarse_scale=0.5",
+        "--set",
+        "model.start_cost=0.5",
+        "--gradient_accumulation_steps",
+        2,
+    ]
     steady = ["--config", tiny, *COMMON, *PLAIN, "--num_iterations", 4, "--save_every", 2, "--log_every", 1]
     latest = ["--checkpoint", "latest"]
     bf16 = ["--precision", "bf16"]
@@ -208,9 +218,9 @@ def test_two_processes(commands_on_two, train, tiny, tmp_path):
         {"argv": [*common, *three, *MEASURED, "--workspace", "whole"]},
         {"argv": [*common, *three, *MEASURED, "--workspace", "parts"], "rank": 1, "step": 0, "signal": "SIGUSR1"},
         {"argv": [*common, *three, *MEASURED, "--workspace", "parts", *latest]},
-        {"argv": [*common, *threefold, "--workspace", "whole3"]},
-        {"argv": [*common, *threefold, "--workspace", "parts3"], "rank": 0, "step": 0, "signal": "SIGTERM"},
-        {"argv": [*common, *threefold, "--workspace", "parts3", *latest]},
+        {"argv": [*common, *started, "--workspace", "started"]},
+        {"argv": [*common, *started, "--workspace", "parts_started"], "rank": 0, "step": 1, "signal": "SIGTERM"},
+        {"argv": [*common, *started, "--workspace", "parts_started", *latest]},
         {
             "argv": [*common, "--num_iterations", 3, "--gradient_accumulation_steps", 2, "--workspace", "bad"],
             "rank": 1,
@@ -223,11 +233,12 @@ def test_two_processes(commands_on_two, train, tiny, tmp_path):
         {"argv": [*common, *threefold, *bf16, "--workspace", "parts16"], "rank": 1, "step": 0, "signal": "SIGINT"},
         {"argv": [*common, *threefold, *bf16, "--workspace", "parts16", *latest]},
     )
-    for name, parts in (("whole", "parts"), ("whole3", "parts3"), ("whole16", "parts16")):
-        assert_same_run(tmp_path / name, tmp_path / parts, 3)
-        # Told while in step 0, one of them; the other hears of it during the next. Both leave after the same.
-        assert (tmp_path / parts / "checkpoint" / "00000002.json").exists()
-    assert all("stopped by a signal after step 2 of 3" in outcomes[i] for i in (1, 4, 10))
+    for name, parts, steps in (("whole", "parts", 3), ("started", "parts_started", 4), ("whole16", "parts16", 3)):
+        assert_same_run(tmp_path / name, tmp_path / parts, steps)
+        # Told while in a step, one of them; the other hears of it during the next. Both leave after the same.
+        assert (tmp_path / parts / "checkpoint" / f"{steps - 1:08d}.json").exists()
+    for i, (done, steps) in {1: (2, 3), 4: (3, 4), 10: (2, 3)}.items():  # 4: the next step begins with a coarse start
+        assert f"stopped by a signal after step {done} of {steps}" in outcomes[i]
 
     # An infinite loss on the second process alone: both skip, the first names the sample, everything stays finite and in step.
     state = torch.load(tmp_path / "bad" / "checkpoint" / "00000003_optimizer.pt", weights_only=True)
