@@ -195,7 +195,8 @@ class CREStereo(nn.Module):
         """
         predictions: list[Tensor] = []
         for scale, offset in zip((4, 2), self.offset, strict=True):
-            left, right, state, context = (F.avg_pool2d(x, scale) for x in finest[:4])
+            fields = (finest.left, finest.right, finest.state, finest.context)
+            left, right, state, context = (F.avg_pool2d(field, scale) for field in fields)
             shifts = 2 * offset(left).sigmoid() - 1  # less than a pixel of the level
             if predictions:
                 flow = -resize_flow(predictions[-1], left.shape[-2:])

@@ -119,7 +119,7 @@ class UpdateBlock(nn.Module):
     def prepare(self, context: Context) -> Context:
         """What `forward` takes: `context` with the share of the first convolutions that is the same in every iteration."""
         shares = [gru.prepare(level) for gru, level in zip(self.grus, context.context, strict=True)]
-        return context._replace(context=shares)
+        return Context(context.hidden, shares, context.attention)
 
     def forward(self, states: list[Tensor], context: Context, lookup: Tensor, disparity: Tensor) -> tuple[list[Tensor], Tensor]:
         """context: from `prepare`. lookup made at `disparity` (B, 1, h, w). Returns the new states and the change of disparity."""

@@ -28,7 +28,8 @@ def compile_network(network: nn.Module, config: CompileConfig, sizes: int) -> No
             f"compile.backend: found '{config.backend}'; expected one of {', '.join(known)}{did_you_mean(config.backend, known)}"
         )
     limits = torch._dynamo.config
-    limits.recompile_limit = max(limits.recompile_limit, sizes + 1)  # beyond it, torch goes on uncompiled and says nothing
+    limit = "recompile_limit" if hasattr(limits, "recompile_limit") else "cache_size_limit"  # its name until torch 2.6
+    setattr(limits, limit, max(getattr(limits, limit), sizes + 1))  # beyond it, torch goes on uncompiled and says nothing
     network.compile(mode=config.mode, backend=config.backend, dynamic=False)
     log.info("the network is compiled by torch.compile (%s, %s): the first steps of each size take minutes", config.backend, config.mode)
 
