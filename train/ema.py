@@ -61,7 +61,7 @@ def spread_statistics(model: nn.Module) -> None:
     if not torch.distributed.is_initialized():
         return
     buffers = list(model.buffers())
-    for kind in {buffer.dtype for buffer in buffers}:
+    for kind in dict.fromkeys(buffer.dtype for buffer in buffers):  # in the same order on all, which a set has not
         same = [buffer for buffer in buffers if buffer.dtype == kind]
         flat = torch.cat([buffer.flatten() for buffer in same])  # one message, not one for each
         torch.distributed.broadcast(flat, 0)
