@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from train.ema import Ema, LastStatistics
+from train.ema import Ema, LastStatistics, spread_statistics
 
 
 def test_the_average_is_worked_out_by_hand():
@@ -80,3 +80,17 @@ def test_kept_statistics_come_back_whole():
         value.zero_()
     statistics.restore()
     assert all(torch.equal(value, kept[name]) for name, value in model.named_buffers())
+
+
+def test_statistics_are_sent_in_the_same_order_by_all_processes(monkeypatch):
+    """One message per type, in the order of the network, which all processes share; that of a set is each process's own."""
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+    before = [value.clone() for value in network.buffers()]
+    sent = []
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(
+        torch.distributed, "broadcast", lambda flat, source: sent.append((flat.dtype, flat.numel(), source)) or flat.add_(1)
+    )
+    spread_statistics(network)
+    assert sent == [(torch.float32, 12, 0), (torch.int64, 2, 0)]
+    assert all(torch.equal(value, old + 1) for value, old in zip(network.buffers(), before, strict=True))
