@@ -66,12 +66,12 @@ def export_onnx(network: nn.Module, path: Path, size: tuple[int, int], iteration
     """
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise UserError(f"ONNX: needs {', '.join(missing)}; run with the extra: uv run --extra onnx python scripts/export.py ...")
-    if torch.__version__ < TORCH:
-        raise UserError(f"ONNX: found torch {torch.__version__}; expected {TORCH} or newer, whose exporter goes with today's onnxscript")
     width, height = size
     multiple = network.multiple
     if width % multiple or height % multiple:  # pyright: ignore[reportOperatorIssue]
         raise UserError(f"ONNX: {width} x {height} (width x height) is no multiple of {multiple}; pad the images to one that is")
+    if torch.__version__ < TORCH:
+        raise UserError(f"ONNX: found torch {torch.__version__}; expected {TORCH} or newer, whose exporter goes with today's onnxscript")
     if path.exists():
         raise UserError(f"{path}: exists already and is not overwritten; pass another name")
     pair = _pair(height, width)

@@ -7,9 +7,11 @@ round. Weights are random: they change no cost. Optimizer and average are measur
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -160,6 +162,13 @@ def timed(call: Callable[[], object], device: torch.device) -> float:
     call()
     _wait(device)
     return time.perf_counter() - start
+
+
+def in_new_process(function: Callable[..., Any], *args: Any) -> Any:
+    """What `function` returns in a process of its own, with as many threads as this one has."""
+    threads = (torch.get_num_threads(),)
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=torch.set_num_threads, initargs=threads) as pool:
+        return pool.submit(function, *args).result()
 
 
 def _once(subject: Subject) -> dict[str, Any]:

@@ -6,18 +6,17 @@ A short run does each of them; what one costs is then spread over how often a ru
 import json
 import os
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from train.benchmark import Conditions
+from train.benchmark import Conditions, in_new_process
 from train.config import DataConfig, RunConfig, ValidationConfig
 from train.costs import NAMES
+from train.loop import train
 from train.losses import INVALID
-from train.run import Options
+from train.run import Options, build_run
+from train.signals import StopSignals
 from train.trackers import METRICS_FILE
 
 STEPS = 3
@@ -29,8 +28,7 @@ def overhead(config: RunConfig, conditions: Conditions, *, with_mlflow: bool = T
 
     In a process of its own: a run sets up devices, logging and MLflow for all of its process.
     """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_overhead, _synthetic(config, conditions), conditions, with_mlflow, torch.get_num_threads()).result()
+    return in_new_process(_overhead, _synthetic(config, conditions), conditions, with_mlflow)
 
 
 def _synthetic(config: RunConfig, conditions: Conditions) -> RunConfig:
@@ -46,12 +44,7 @@ def _synthetic(config: RunConfig, conditions: Conditions) -> RunConfig:
     )
 
 
-def _overhead(config: RunConfig, conditions: Conditions, with_mlflow: bool, threads: int) -> dict[str, float]:
-    from train.loop import train
-    from train.run import build_run
-    from train.signals import StopSignals
-
-    torch.set_num_threads(threads)
+def _overhead(config: RunConfig, conditions: Conditions, with_mlflow: bool) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="stereofoundry_") as folder:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
         options = Options(

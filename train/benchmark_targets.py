@@ -4,15 +4,11 @@ Each row is measured in one configuration: what is faster is also what needs les
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
 from typing import NamedTuple
 
-import torch
-
 from core.plain import TWINS
-from train.benchmark import Conditions, Subject, counted_gflop, matmul_gflops, memory_gib, summary, timed
+from train.benchmark import Conditions, Subject, counted_gflop, in_new_process, matmul_gflops, memory_gib, summary, timed
 from train.benchmark_overhead import overhead
 from train.benchmark_scaling import growth
 from train.config import RunConfig
@@ -67,12 +63,10 @@ def ratios(subjects: Sequence[Subject], call: Callable[[Subject], Callable[[], o
 
 def fresh_memory_gib(config: RunConfig, conditions: Conditions, plain: Sequence[str] = ()) -> float:
     """Peak of the first train step of a new process, above what it held before the step."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_peak, config, conditions, tuple(plain), torch.get_num_threads()).result()
+    return in_new_process(_peak, config, conditions, tuple(plain))
 
 
-def _peak(config: RunConfig, conditions: Conditions, plain: Sequence[str], threads: int) -> float:
-    torch.set_num_threads(threads)
+def _peak(config: RunConfig, conditions: Conditions, plain: Sequence[str]) -> float:
     return memory_gib(Subject("", config, conditions, plain).train_step, conditions.device)
 
 

@@ -304,11 +304,9 @@ def memory_table(setting: Setting, found: Memory, usable: float | None, largest:
         "gradients, at the peak": found.gradients,
         "kept for backward": found.kept,
         "working memory": found.working,
-        "gathered of the shards": found.gathered,
+        **({"gathered of the shards": found.gathered} if found.gathered else {}),
         "peak": found.total,
     }
-    if not found.gathered:  # each process holds the whole network
-        del rows["gathered of the shards"]
     how = f"{setting.batch} x {width} x {height}, {setting.precision}, gradient checkpointing {'on' if setting.checkpointing else 'off'}"
     lines = [f"memory of a process, estimated ({how})", *(f"  {name:<32} {size / GIB:>9.2f} GiB" for name, size in rows.items())]
     if usable is not None:

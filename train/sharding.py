@@ -28,6 +28,7 @@ OTHERS = ("DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")
 UNSUPPORTED = {"offload_params": "true", "activation_checkpointing": "true", "reshard_after_forward": "false"}  # of `fsdp_config`
 # Those that treat each value of a tensor by itself; others mix the values of a matrix, of which a process has some rows.
 OPTIMIZERS = ("Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD")
+ON_CPU = hasattr(torch.cpu.Stream, "record_event")  # before torch 2.7 `fully_shard` is for GPUs alone
 BLANK = "blank"  # of a network in shards: one of its kind that is not, whose parameters have no content
 
 
@@ -84,7 +85,7 @@ def shard(network: nn.Module, accelerator: Accelerator) -> None:
     """
     if not _flag(REQUEST) or accelerator.num_processes == 1:
         return
-    if accelerator.device.type == "cpu" and not hasattr(torch.cpu.Stream, "record_event"):
+    if accelerator.device.type == "cpu" and not ON_CPU:
         raise UserError(
             f"FSDP: torch {torch.__version__} shards a network on GPUs alone, and none is visible; on a CPU, take torch 2.7 or newer"
         )

@@ -199,16 +199,8 @@ def test_two_processes(commands_on_two, train, tiny, tmp_path):
     """One start of two processes, which takes seconds, for all that is claimed of them; each command is a run of its own."""
     common = ["--config", tiny, *COMMON]
     three, threefold = ["--num_iterations", 3], ["--num_iterations", 3, "--gradient_accumulation_steps", 3]
-    started = [
-        "--num_iterations",
-        4,
-        "--set",
-        "training.coarse_scale=0.5",
-        "--set",
-        "model.start_cost=0.5",
-        "--gradient_accumulation_steps",
-        2,
-    ]
+    started = ["--num_iterations", 4, "--gradient_accumulation_steps", 2]
+    started += ["--set", "training.coarse_scale=0.5", "--set", "model.start_cost=0.5"]
     steady = ["--config", tiny, *COMMON, *PLAIN, "--num_iterations", 4, "--save_every", 2, "--log_every", 1]
     latest = ["--checkpoint", "latest"]
     bf16 = ["--precision", "bf16"]

@@ -17,7 +17,7 @@ from tests.scripts.test_resume import COMMON, FAULTS, MEASURED, UNET
 from tests.scripts.tiny import ROOT, TINY, assert_same_run, logged, weights
 from train.losses import Objective
 from train.memory import Planner, Setting
-from train.sharding import REQUEST, gathered_bytes, local, shard, share
+from train.sharding import ON_CPU, REQUEST, gathered_bytes, local, shard, share
 
 STEPS = 4
 # Momentum, so that there is a state to be kept; unlike Adam it does not blow rounding up.
@@ -43,7 +43,7 @@ def sharded():
     return found
 
 
-@pytest.mark.skipif(not hasattr(torch.cpu.Stream, "record_event"), reason="fully_shard of this torch is for GPUs alone")
+@pytest.mark.skipif(not ON_CPU, reason="fully_shard of this torch is for GPUs alone")
 def test_two_processes_share_a_network(commands_on_two, train, tiny, tmp_path, sharded):
     """One start of two processes for all of it; each command is a run of its own."""
     common, latest = ["--config", tiny], ["--checkpoint", "latest"]
@@ -94,9 +94,8 @@ def test_two_processes_share_a_network(commands_on_two, train, tiny, tmp_path, s
     assert first.keys() == second.keys() and (2, "train/grad_norm") in first
     norms = [[values.pop((step, "train/grad_norm")) for step in (1, 2)] for values in (first, second)]
     assert norms[0][0] == pytest.approx(norms[1][0], rel=1e-5)
-    assert norms[0][1] == pytest.approx(
-        norms[1][1], rel=0.1
-    )  # after an update rounding alone moves that of an untrained network by percents
+    # After an update rounding alone moves that of an untrained network by percents.
+    assert norms[0][1] == pytest.approx(norms[1][1], rel=0.1)
     assert all(second[at] == pytest.approx(first[at], rel=1e-4) for at in first)
 
     # What is not finite on one process moves neither; and each holds half of weights, averages and states.
