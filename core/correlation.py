@@ -1,14 +1,14 @@
 """What the refinement reads in every iteration (paper, section 3.4): windows of the aggregated volume and of the pair correlation.
 
 Two implementations of the pair correlation give the same numbers: "reg" stores all pairs, "alt" stores none and computes what is
-looked up. Both have one interface, `lookup(disparity)`. Everything here is float32 at least, also under autocast.
+looked up. Everything here is float32 at least, also under autocast.
 """
 
 import importlib.util
 import warnings
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -19,10 +19,17 @@ from core.blocks import at_least_float32, float32_island
 Implementation = Literal["reg", "alt"]
 
 
-def halve(line: Tensor) -> Tensor:
-    """Mean of neighbouring pairs along axis 2 of (B, C, S, ...); an odd last one is dropped."""
-    pairs = line[:, :, : line.shape[2] // 2 * 2].unflatten(2, (-1, 2))
-    return pairs.mean(3)
+def halve(line: Tensor, axis: int) -> Tensor:
+    """Mean of neighbouring pairs along `axis`; an odd last one is dropped."""
+    return line.narrow(axis, 0, line.shape[axis] // 2 * 2).unflatten(axis, (-1, 2)).mean(axis + 1)
+
+
+def pyramid(line: Tensor, axis: int, levels: int) -> list[Tensor]:
+    """`line`, its half along `axis`, the half of that."""
+    lines = [line]
+    for _ in range(levels - 1):
+        lines.append(halve(lines[-1], axis))
+    return lines
 
 
 def neighbours(position: Tensor, radius: int) -> tuple[Tensor, Tensor]:
@@ -32,49 +39,38 @@ def neighbours(position: Tensor, radius: int) -> tuple[Tensor, Tensor]:
     return floor.long().unsqueeze(1) + offsets[:, None, None], (position - floor).unsqueeze(1)
 
 
-def interpolate(values: Tensor, fraction: Tensor, axis: int) -> Tensor:
-    """2r + 2 neighbouring values along `axis` to the 2r + 1 samples between them; one fraction serves all."""
-    count = values.shape[axis] - 1
-    return torch.lerp(values.narrow(axis, 0, count), values.narrow(axis, 1, count), fraction)
+def interpolate(values: Tensor, fraction: Tensor) -> Tensor:
+    """2r + 2 neighbouring values along axis 1 to the 2r + 1 samples between them; one fraction serves all."""
+    return torch.lerp(values[:, :-1], values[:, 1:], fraction)
 
 
-def sample_line(line: Tensor, position: Tensor, radius: int) -> Tensor:
-    """Samples of (B, C, S, h, w) along S at `position` (B, h, w) + (-r..r), linearly interpolated, zero outside: (B, C, 2r + 1, h, w)."""
-    index, fraction = neighbours(position, radius)
-    size = line.shape[2]
-    inside = (index >= 0) & (index < size)
-    index = index.clamp(0, size - 1).unsqueeze(1).expand(-1, line.shape[1], -1, -1, -1)
-    values = line.gather(2, index) * inside.unsqueeze(1)
-    return interpolate(values, fraction.unsqueeze(1), 2)
-
-
-def sample_rows(rows: Tensor, position: Tensor, radius: int) -> Tensor:
-    """As `sample_line`, of a volume with channels last, (B, S, h, w, C): (B, C (2r + 1), h, w)."""
-    index, inside, fraction = _rows_around(rows.shape, position, radius)
-    values = rows.reshape(-1, rows.shape[-1]).index_select(0, index).view(*inside.shape[:-1], -1) * inside
-    return interpolate(values, fraction, 1).permute(0, 4, 1, 2, 3).flatten(1, 2)
-
-
-def _rows_around(shape: torch.Size, position: Tensor, radius: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows of (B S h w, C) that a lookup at (B, h, w) reads, as one list; which of them lie inside, (B, 2r + 2, h, w, 1); the fraction."""
-    batch, size, height, width, _ = shape
-    index, fraction = neighbours(position, radius)
-    inside = (index >= 0) & (index < size)
-    line = torch.arange(0, batch * size, size, device=position.device).view(-1, 1, 1, 1) + index.clamp(0, size - 1)
-    pixel = torch.arange(height * width, device=position.device).view(height, width)
-    return (line * (height * width) + pixel).flatten(), inside.unsqueeze(-1), fraction.unsqueeze(-1)
-
-
-def spread_rows(shared: Tensor, position: Tensor, gradient: Tensor, radius: int) -> None:
-    """The gradient (B, C (2r + 1), h, w) of `sample_rows` at `position`, added to that of its volume, (B, S, h, w, C)."""
-    channels = shared.shape[-1]
-    index, inside, fraction = _rows_around(shared.shape, position, radius)
-    gradient = gradient.unflatten(1, (channels, -1)).permute(0, 2, 3, 4, 1)  # (B, 2r + 1, h, w, C)
+def share_out(gradient: Tensor, fraction: Tensor) -> Tensor:
+    """The gradient of `interpolate`: of 2r + 1 samples along axis 1 to the 2r + 2 values around them."""
     upper = gradient * fraction
-    spread = gradient.new_zeros(*inside.shape[:-1], channels)
-    spread[:, :-1] = gradient - upper
-    spread[:, 1:] += upper
-    shared.view(-1, channels).index_add_(0, index, spread.mul_(inside).view(-1, channels))
+    out = torch.cat([gradient - upper, torch.zeros_like(gradient[:, :1])], 1)
+    out[:, 1:] += upper
+    return out
+
+
+def _rows_around(rows: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of (B S h w, C) that are read at `index` (B, K, h, w), as one list; which lie inside, (B, K, h, w, 1)."""
+    batch, size, height, width, _ = rows.shape
+    inside = (index >= 0) & (index < size)
+    line = torch.arange(0, batch * size, size, device=index.device).view(-1, 1, 1, 1) + index.clamp(0, size - 1)
+    pixel = torch.arange(height * width, device=index.device).view(height, width)
+    return (line * (height * width) + pixel).flatten(), inside.unsqueeze(-1)
+
+
+def rows_at(rows: Tensor, index: Tensor) -> Tensor:
+    """rows: (B, S, h, w, C); index: (B, K, h, w) along S, any that lie outside give 0. Returns (B, K, h, w, C)."""
+    around, inside = _rows_around(rows, index)
+    return rows.reshape(-1, rows.shape[-1]).index_select(0, around).view(*index.shape, -1) * inside
+
+
+def rows_at_backward(index: Tensor, gradient: Tensor, to_rows: Tensor) -> None:
+    """The gradient of `rows_at`, added to `to_rows`."""
+    around, inside = _rows_around(to_rows, index)
+    to_rows.view(-1, to_rows.shape[-1]).index_add_(0, around, (gradient * inside).flatten(0, -2))
 
 
 def products_at(left: Tensor, right: Tensor, index: Tensor) -> Tensor:
@@ -85,30 +81,95 @@ def products_at(left: Tensor, right: Tensor, index: Tensor) -> Tensor:
     return torch.stack(products, 1) * ((index >= 0) & (index < size))
 
 
-def products_at_backward(left: Tensor, right: Tensor, index: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of left and right. Gathers again, so that no gathered copy is kept."""
+def products_at_backward(left: Tensor, right: Tensor, index: Tensor, gradient: Tensor, to_left: Tensor, to_right: Tensor) -> None:
+    """The gradients of left and right, added to `to_left` and `to_right`. Gathers again, so that no gathered copy is kept."""
     size = right.shape[-1]
     gradient = gradient * ((index >= 0) & (index < size))
     columns = index.clamp(0, size - 1)
-    left_gradient, right_gradient = torch.zeros_like(left), torch.zeros_like(right)
     for k in range(index.shape[1]):
         column = columns[:, k : k + 1].expand(-1, left.shape[1], -1, -1)
         weight = gradient[:, k : k + 1]
-        left_gradient.addcmul_(weight, right.gather(3, column))
-        right_gradient.scatter_add_(3, column, weight * left)
-    return left_gradient, right_gradient
+        to_left.addcmul_(weight, right.gather(3, column))
+        to_right.scatter_add_(3, column, weight * left)
+
+
+class _ProductsAt(torch.autograd.Function):
+    """`products_at`, differentiable, for what is traced."""
+
+    @staticmethod
+    def forward(ctx: Any, left: Tensor, right: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(left, right, index)
+        return products_at(left, right, index)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        left, right, index = ctx.saved_tensors
+        to_left, to_right = torch.zeros_like(left), torch.zeros_like(right)
+        products_at_backward(left, right, index, gradients[0], to_left, to_right)
+        return to_left, to_right, None
+
+
+class Sources(NamedTuple):
+    """What a lookup reads, a tensor per level: a volume, pairs of features, or both. Their gradients have the same form."""
+
+    rows: list[Tensor]
+    """(B, S, h, w, V) each, a `pyramid` over the planes of a volume with channels last; empty where there is none."""
+    left: list[Tensor]
+    """(B, C, h, w), one for all levels; empty where there are no features."""
+    right: list[Tensor]
+    """(B, C, h, s) each, a `pyramid` over the columns of the other view's features."""
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        return type(self)(*([function(tensor) for tensor in tensors] for tensors in self))
+
+    def flat(self) -> list[Tensor]:
+        return [*self.rows, *self.left, *self.right]
+
+    @property
+    def levels(self) -> int:
+        return max(len(self.rows), len(self.right))
+
+
+def look(sources: Sources, radius: int, plane: Tensor, column: Tensor) -> Tensor:
+    """plane, column: (B, h, w), where the windows are centred at the finest level, of the volume and of the right features.
+
+    Linearly interpolated, zero outside. Returns (B, levels (V + 1) (2r + 1), h, w): level by level, first the volume's channels with their
+    offsets -r..r each, then the products'; V or 1 is 0 where the source is absent.
+    """
+    samples = []
+    for level in range(sources.levels):
+        if sources.rows:
+            index, fraction = neighbours(plane / 2**level, radius)
+            samples.append(interpolate(rows_at(sources.rows[level], index), fraction.unsqueeze(-1)).permute(0, 4, 1, 2, 3).flatten(1, 2))
+        if sources.left:
+            index, fraction = neighbours(column / 2**level, radius)
+            samples.append(interpolate(_ProductsAt.apply(sources.left[0], sources.right[level], index), fraction))
+    return torch.cat(samples, 1)
+
+
+def look_backward(sources: Sources, radius: int, plane: Tensor, column: Tensor, gradient: Tensor, to: Sources) -> None:
+    """The gradient of `look`, added to those of its sources."""
+    volume, samples = to.rows[0].shape[-1] if to.rows else 0, 2 * radius + 1
+    parts = gradient.split([volume * samples, len(to.left) * samples] * to.levels, 1)
+    for level in range(to.levels):
+        if to.rows:
+            index, fraction = neighbours(plane / 2**level, radius)
+            part = parts[2 * level].unflatten(1, (volume, samples)).permute(0, 2, 3, 4, 1)  # (B, 2r + 1, h, w, V)
+            rows_at_backward(index, share_out(part, fraction.unsqueeze(-1)), to.rows[level])
+        if to.left:
+            index, fraction = neighbours(column / 2**level, radius)
+            part = share_out(parts[2 * level + 1], fraction)
+            products_at_backward(sources.left[0], sources.right[level], index, part, to.left[0], to.right[level])
 
 
 class Forms(NamedTuple):
-    """The same four functions, vectorised or as kernels."""
+    """The same two functions, vectorised or as kernels."""
 
-    sample_rows: Callable[[Tensor, Tensor, int], Tensor]
-    spread_rows: Callable[[Tensor, Tensor, Tensor, int], None]
-    products_at: Callable[[Tensor, Tensor, Tensor], Tensor]
-    products_at_backward: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    look: Callable[[Sources, int, Tensor, Tensor], Tensor]
+    look_backward: Callable[[Sources, int, Tensor, Tensor, Tensor, Sources], None]
 
 
-VECTORISED = Forms(sample_rows, spread_rows, products_at, products_at_backward)
+VECTORISED = Forms(look, look_backward)
 
 
 def forms_for(tensor: Tensor) -> Forms:
@@ -125,7 +186,7 @@ def _proven_kernels(device: torch.device) -> Forms:
     try:
         from core import correlation_triton as kernels
 
-        forms = Forms(kernels.sample_rows, kernels.spread_rows, kernels.products_at, kernels.products_at_backward)
+        forms = Forms(kernels.look, kernels.look_backward)
         check_forms(forms, device)
     except Exception as error:  # whatever its compiler, the driver or the comparison raises: there is another way
         warnings.warn(f"lookups are not done by Triton's kernels on {device} ({type(error).__name__}: {error})", stacklevel=2)
@@ -134,156 +195,112 @@ def _proven_kernels(device: torch.device) -> Forms:
 
 
 def check_forms(forms: Forms, device: torch.device) -> None:
-    """`AssertionError` where `forms` do not give the vectorised numbers on a small example."""
+    """`AssertionError` where `forms` do not give the vectorised numbers on a small example, with and without each source."""
     generator = torch.Generator().manual_seed(0)
 
     def noise(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator).to(device)
 
-    height, width, radius = 3, 70, 2
-    rows, position = noise(2, 9, height, width, 5), 16 * noise(2, height, width) - 4
-    left, right = noise(2, 6, height, width), noise(2, 6, height, width // 2)
-    index = (60 * noise(2, 4, height, width) - 10).long()
-    gradient, weights = noise(2, 5 * (2 * radius + 1), height, width), noise(*index.shape)
-    found = []
-    for one in (forms, VECTORISED):
-        shared = rows.clone()
-        one.spread_rows(shared, position, gradient, radius)
-        sides = one.products_at_backward(left, right, index, weights)
-        found.append([one.sample_rows(rows, position, radius), shared, one.products_at(left, right, index), *sides])
-    torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
-
-
-class _Sampled(torch.autograd.Function):
-    """`sample_rows`, whose backward pass adds to one gradient that all lookups share: autograd would make one of the volume's size for
-    each. Nothing but the position is kept. `token` stands for the volume in the graph, see `_Token`."""
-
-    @staticmethod
-    def forward(ctx: Any, token: Tensor, rows: Tensor, position: Tensor, radius: int, shared: list[Tensor]) -> Tensor:
-        ctx.save_for_backward(position)
-        ctx.shape, ctx.radius, ctx.shared = rows.shape, radius, shared
-        return forms_for(rows).sample_rows(rows, position, radius)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (position,) = ctx.saved_tensors
-        if not ctx.shared:
-            ctx.shared.append(gradients[0].new_zeros(ctx.shape))
-        forms_for(gradients[0]).spread_rows(ctx.shared[0], position, gradients[0], ctx.radius)
-        return gradients[0].new_zeros(()), None, None, None, None
+    height, width, planes, columns, radius = 3, 70, 9, 35, 2
+    rows = pyramid(noise(2, planes, height, width, 5), 1, 2)
+    left, right = [noise(2, 6, height, width)], pyramid(noise(2, 6, height, columns), 3, 2)
+    plane, column = 16 * noise(2, height, width) - 4, 60 * noise(2, height, width) - 10
+    for sources in (Sources(rows, left, right), Sources([], left, right), Sources(rows, [], [])):
+        gradient, start, found = noise(*VECTORISED.look(sources, radius, plane, column).shape), sources.map(torch.rand_like), []
+        for one in (forms, VECTORISED):
+            to = start.map(torch.clone)
+            one.look_backward(sources, radius, plane, column, gradient, to)
+            found.append([one.look(sources, radius, plane, column), *to.flat()])
+        torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
 
 
 class _Token(torch.autograd.Function):
-    """A number that lookups depend on in place of the volume. Autograd comes here after the last of them, and the gradient is complete."""
+    """A number that lookups depend on in place of their sources. Autograd comes here after the last of them: the gradients are complete."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, shared: list[Tensor]) -> Tensor:
-        ctx.shape, ctx.shared = rows.shape, shared
-        return rows.new_zeros(())
+    def forward(ctx: Any, gradients: list[Sources], *sources: Tensor) -> Tensor:
+        ctx.gradients, ctx.sources = gradients, len(sources)
+        return sources[0].new_zeros(())
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return ctx.shared.pop() if ctx.shared else gradients[0].new_zeros(ctx.shape), None
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *(ctx.gradients.pop().flat() if ctx.gradients else [None] * ctx.sources)
 
 
-class Geometry:
-    """A volume that is looked up again and again."""
+class _Looked(torch.autograd.Function):
+    """`look`, whose backward pass adds to gradients that all lookups share: autograd would make one of the sources' size for each. Nothing
+    but the positions is kept. `token` stands for the sources in the graph, see `_Token`."""
 
-    def __init__(self, rows: Tensor) -> None:
-        """rows: (B, S, h, w, C)."""
-        self.rows = rows
-        self.shared: list[Tensor] = []  # the gradient so far, while there is one
-        self.differentiable = rows.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    @staticmethod
+    def forward(ctx: Any, token: Tensor, reader: "Reader", plane: Tensor, column: Tensor) -> Tensor:
+        ctx.save_for_backward(plane, column)
+        ctx.reader = reader
+        return forms_for(plane).look(reader.sources, reader.radius, plane, column)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (plane, column), reader = ctx.saved_tensors, ctx.reader
+        if not reader.gradients:
+            reader.gradients.append(reader.sources.map(torch.zeros_like))
+        forms_for(plane).look_backward(reader.sources, reader.radius, plane, column, gradients[0], reader.gradients[0])
+        return gradients[0].new_zeros(()), None, None, None
+
+
+class Reader:
+    """Sources that are looked up again and again."""
+
+    def __init__(self, sources: Sources, radius: int) -> None:
+        self.sources, self.radius = sources, radius
+        self.gradients: list[Sources] = []  # those so far, while a backward pass is under way
+        wanted = any(tensor.requires_grad for tensor in sources.flat())
+        self.differentiable = wanted and torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if self.differentiable:
-            self.token = _Token.apply(rows, self.shared)
+            self.token = _Token.apply(self.gradients, *sources.flat())
+            self.sources = sources.map(torch.Tensor.detach)
 
-    def __call__(self, position: Tensor, radius: int) -> Tensor:
-        """position: (B, h, w), a constant. Returns (B, C (2r + 1), h, w)."""
+    def __call__(self, plane: Tensor, column: Tensor) -> Tensor:
+        """As `look`. plane, column: constants."""
         if self.differentiable and torch.is_grad_enabled():
-            return _Sampled.apply(self.token, self.rows.detach(), position, radius, self.shared)
-        return forms_for(self.rows).sample_rows(self.rows, position, radius)
-
-
-class PairCorrelation(Protocol):
-    """Correlation of left pixel x with right column x - disparity and its neighbours, one tensor (B, 2r + 1, h, w) per level."""
-
-    def level(self, level: int, position: Tensor, radius: int) -> Tensor:
-        """position: (B, h, w) column at that level's width."""
-        ...
-
-
-class StoredCorrelation:
-    """All pairs of a row, (B, 1, w, h, w), and their means over pairs of right columns, one tensor per level."""
-
-    def __init__(self, left: Tensor, right: Tensor, levels: int) -> None:
-        self.pyramid = [torch.einsum("bchx,bchs->bshx", left, right).unsqueeze(1)]
-        for _ in range(levels - 1):
-            self.pyramid.append(halve(self.pyramid[-1]))
-
-    def level(self, level: int, position: Tensor, radius: int) -> Tensor:
-        return sample_line(self.pyramid[level], position, radius).squeeze(1)
-
-
-class _ProductsAt(torch.autograd.Function):
-    """`products_at`, differentiable."""
-
-    @staticmethod
-    def forward(ctx: Any, left: Tensor, right: Tensor, index: Tensor) -> Tensor:
-        ctx.save_for_backward(left, right, index)
-        return forms_for(left).products_at(left, right, index)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        left, right, index = ctx.saved_tensors
-        return *forms_for(left).products_at_backward(left, right, index, gradients[0]), None
-
-
-class ComputedCorrelation:
-    """The same numbers from the features alone: the mean of a product over right columns is the product with the mean right feature."""
-
-    def __init__(self, left: Tensor, right: Tensor, levels: int) -> None:
-        self.left = left
-        self.right = [right]
-        for _ in range(levels - 1):
-            finest = self.right[-1]
-            self.right.append(halve(finest.permute(0, 1, 3, 2).unsqueeze(-1)).squeeze(-1).permute(0, 1, 3, 2).contiguous())
-
-    def level(self, level: int, position: Tensor, radius: int) -> Tensor:
-        index, fraction = neighbours(position, radius)
-        return interpolate(_ProductsAt.apply(self.left, self.right[level], index), fraction, 1)
-
-
-PAIR_CORRELATIONS: dict[str, type[StoredCorrelation] | type[ComputedCorrelation]] = {"reg": StoredCorrelation, "alt": ComputedCorrelation}
+            return _Looked.apply(self.token, self, plane, column)
+        return forms_for(plane).look(self.sources, self.radius, plane, column)
 
 
 def lookup_channels(*, volume: int, levels: int, radius: int) -> int:
     return levels * (2 * radius + 1) * (volume + 1)
 
 
-class Lookup:
-    """Built once per forward call from the features of both views and the aggregated volume."""
+def unit(features: Tensor) -> Tensor:
+    """Features (B, C, h, w) of length 1, whose products are cosines; float32 at least."""
+    with float32_island(features):
+        return F.normalize(at_least_float32(features), dim=1, eps=1e-12)
 
-    def __init__(self, left: Tensor, right: Tensor, volume: Tensor, *, implementation: Implementation, levels: int, radius: int) -> None:
-        """left, right: (B, C, h, w); volume: (B, V, D, h, w)."""
-        self.radius = radius
+
+class Lookup:
+    """Built once per forward call from the features of both views and the aggregated volume, where there is one."""
+
+    def __init__(
+        self, left: Tensor, right: Tensor, volume: Tensor | None = None, *, implementation: Implementation, levels: int, radius: int
+    ) -> None:
+        """left, right: (B, C, h, w), as they are to be multiplied; volume: (B, V, D, h, w)."""
+        self.levels = levels
         with float32_island(left):
-            left, right = (F.normalize(at_least_float32(features), dim=1, eps=1e-12) for features in (left, right))
-            self.pairs: PairCorrelation = PAIR_CORRELATIONS[implementation](left, right, levels)
-            rows = [at_least_float32(volume).permute(0, 2, 3, 4, 1).contiguous()]
-            for _ in range(levels - 1):
-                rows.append(halve(rows[-1].unsqueeze(1)).squeeze(1))
-            self.geometry = [Geometry(level) for level in rows]
-            self.columns = torch.arange(left.shape[-1], device=left.device, dtype=left.dtype)
+            left, right = at_least_float32(left).contiguous(), at_least_float32(right).contiguous()
+            rows = [] if volume is None else pyramid(at_least_float32(volume).permute(0, 2, 3, 4, 1).contiguous(), 1, levels)
+            self.pairs = None
+            if implementation == "alt":
+                self.reader = Reader(Sources(rows, [left], pyramid(right, 3, levels)), radius)
+            else:  # all pairs are a volume over columns
+                pairs = torch.einsum("bchx,bchs->bshx", left, right).unsqueeze(-1).contiguous()
+                self.pairs = Reader(Sources(pyramid(pairs, 1, levels), [], []), radius)
+                self.reader = Reader(Sources(rows, [], []), radius) if rows else None
+            self.columns = torch.arange(left.shape[3], device=left.device, dtype=left.dtype)
 
     def __call__(self, disparity: Tensor) -> Tensor:
-        """disparity: (B, 1, h, w) in working-size pixels, a constant. Returns (B, levels * (V + 1) * (2r + 1), h, w).
-
-        Channels: level by level, first the volume's channels with their offsets -r..r each, then the pair correlation's offsets.
-        """
+        """disparity: (B, 1, h, w) in working-size pixels, a constant. Returns (B, levels (V + 1) (2r + 1), h, w), see `look`."""
         with float32_island(disparity):
             disparity = at_least_float32(disparity).detach().squeeze(1)
-            samples = []
-            for level, geometry in enumerate(self.geometry):
-                samples.append(geometry(disparity / 2**level, self.radius))
-                samples.append(self.pairs.level(level, (self.columns - disparity) / 2**level, self.radius))
-            return torch.cat(samples, 1)
+            column = self.columns - disparity
+            read = [] if self.reader is None else [self.reader(disparity, column)]
+            if self.pairs is not None:
+                read.append(self.pairs(column, column))
+            return read[0] if len(read) == 1 else torch.cat([part.unflatten(1, (self.levels, -1)) for part in read], 2).flatten(1, 2)

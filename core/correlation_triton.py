@@ -1,141 +1,142 @@
-"""The two lookups of `correlation.py` as kernels for a GPU, by Triton; the same interface, which the vectorised forms there are twins of.
+"""The lookup of `correlation.py` as a kernel for a GPU, by Triton: volume, products and interpolation of a level in one launch.
 
-Imported only where there is a GPU and Triton, by `correlation.forms_for`. These kernels have been run by Triton's interpreter and on no
-GPU yet: that is why they are believed only after they have given the numbers of their twins on the device at hand.
+The same interface, which the vectorised forms there are twins of. Imported only where there is a GPU and Triton, by
+`correlation.forms_for`. These kernels have been run by Triton's interpreter and on no GPU yet: that is why they are believed only after
+they have given the numbers of their twins on the device at hand.
 """
 
-import torch
+from typing import Any
+
 import triton
 from torch import Tensor
 from triton import language as tl
+
+from core.correlation import Sources
 
 BLOCK = 64  # pixels of one program
 
 
 @triton.jit
-def _first_plane(position, batch, pixel, there, pixels, size, RADIUS: tl.constexpr):  # pyright: ignore
-    at = tl.load(position + batch * pixels + pixel, mask=there, other=0.0)
-    floor = tl.floor(at)
+def _around(position, size, RADIUS: tl.constexpr):  # pyright: ignore
+    floor = tl.floor(position)
     whole = tl.minimum(tl.maximum(floor, -RADIUS - 2.0), size + RADIUS + 1.0)  # far outside is all the same
-    return whole.to(tl.int32) - RADIUS, at - floor
+    return whole.to(tl.int32) - RADIUS, position - floor
 
 
 @triton.jit
-def _sample(rows, position, out, size, pixels, CHANNELS: tl.constexpr, PADDED: tl.constexpr, RADIUS: tl.constexpr, BLOCK: tl.constexpr):  # pyright: ignore
-    batch = tl.program_id(1).to(tl.int64)
-    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    there = pixel < pixels
-    channel = tl.arange(0, PADDED)
-    real = there[:, None] & (channel < CHANNELS)[None, :]
-    first, fraction = _first_plane(position, batch, pixel, there, pixels, size, RADIUS)
-    low = tl.zeros((BLOCK, PADDED), tl.float32)
-    for k in range(2 * RADIUS + 2):
-        plane = first + k
-        row = (batch * size + plane) * pixels + pixel
-        inside = real & ((plane >= 0) & (plane < size))[:, None]
-        high = tl.load(rows + row[:, None] * CHANNELS + channel[None, :], mask=inside, other=0.0)
-        place = ((batch * CHANNELS + channel[None, :]) * (2 * RADIUS + 1) + k - 1) * pixels + pixel[:, None]
-        tl.store(out + place, low + (high - low) * fraction[:, None], mask=real & (k > 0))
-        low = high
-
-
-@triton.jit
-def _spread(
-    shared, position, gradient, size, pixels, CHANNELS: tl.constexpr, PADDED: tl.constexpr, RADIUS: tl.constexpr, BLOCK: tl.constexpr
-):  # pyright: ignore
-    batch = tl.program_id(1).to(tl.int64)
-    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    there = pixel < pixels
-    channel = tl.arange(0, PADDED)
-    real = there[:, None] & (channel < CHANNELS)[None, :]
-    first, fraction = _first_plane(position, batch, pixel, there, pixels, size, RADIUS)
-    before = tl.zeros((BLOCK, PADDED), tl.float32)
-    for k in range(2 * RADIUS + 2):
-        place = ((batch * CHANNELS + channel[None, :]) * (2 * RADIUS + 1) + k) * pixels + pixel[:, None]
-        here = tl.load(gradient + place, mask=real & (k < 2 * RADIUS + 1), other=0.0)
-        plane = first + k
-        row = (batch * size + plane) * pixels + pixel
-        inside = real & ((plane >= 0) & (plane < size))[:, None]
-        at = shared + row[:, None] * CHANNELS + channel[None, :]  # no other program writes there: a pixel reads its own line alone
-        added = here * (1 - fraction)[:, None] + before * fraction[:, None]
-        tl.store(at, tl.load(at, mask=inside, other=0.0) + added, mask=inside)
-        before = here
-
-
-@triton.jit
-def _multiply(left, right, index, out, channels, height, width, size, COUNT: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr):  # pyright: ignore
-    batch, y = (tl.program_id(1) // height).to(tl.int64), tl.program_id(1) % height
-    x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    k = tl.arange(0, PADDED)
-    real = (x < width)[:, None] & (k < COUNT)[None, :]
-    place = ((batch * COUNT + k[None, :]) * height + y) * width + x[:, None]
-    column = tl.load(index + place, mask=real, other=-1)
-    inside = real & (column >= 0) & (column < size)
-    total = tl.zeros((BLOCK, PADDED), tl.float32)
-    for c in range(channels):
-        line = (batch * channels + c) * height + y
-        one = tl.load(left + line * width + x, mask=x < width, other=0.0)
-        total += one[:, None] * tl.load(right + line * size + column, mask=inside, other=0.0)
-    tl.store(out + place, total, mask=real)
-
-
-@triton.jit
-def _multiply_back(  # pyright: ignore
-    left, right, index, gradient, to_left, to_right, channels, height, width, size,
-    COUNT: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr,
+def _look(  # pyright: ignore
+    rows, left, right, plane, column, out, height, width, planes, columns, out_channels, scale,
+    VOLUME: tl.constexpr, VOLUME_PADDED: tl.constexpr, CHANNELS: tl.constexpr,
+    RADIUS: tl.constexpr, SAMPLES: tl.constexpr, SAMPLES_PADDED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    batch, y = (tl.program_id(1) // height).to(tl.int64), tl.program_id(1) % height
-    x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    k = tl.arange(0, PADDED)
-    real = (x < width)[:, None] & (k < COUNT)[None, :]
-    place = ((batch * COUNT + k[None, :]) * height + y) * width + x[:, None]
-    column = tl.load(index + place, mask=real, other=-1)
-    inside = real & (column >= 0) & (column < size)
-    weight = tl.load(gradient + place, mask=inside, other=0.0)
-    for c in range(channels):
-        line = (batch * channels + c) * height + y
-        one = tl.load(left + line * width + x, mask=x < width, other=0.0)
-        other = tl.load(right + line * size + column, mask=inside, other=0.0)
-        tl.store(to_left + line * width + x, tl.sum(weight * other, 1), mask=x < width)
-        tl.atomic_add(to_right + line * size + column, weight * one[:, None], mask=inside)
+    batch, pixels = tl.program_id(1).to(tl.int64), height * width
+    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    there = pixel < pixels
+    out += batch * out_channels * pixels
+    if VOLUME > 0:
+        first, fraction = _around(tl.load(plane + batch * pixels + pixel, mask=there, other=0.0) * scale, planes, RADIUS)
+        channel = tl.arange(0, VOLUME_PADDED)
+        real = there[:, None] & (channel < VOLUME)[None, :]
+        low = tl.zeros((BLOCK, VOLUME_PADDED), tl.float32)
+        for k in range(SAMPLES + 1):
+            at = first + k
+            inside = real & ((at >= 0) & (at < planes))[:, None]
+            row = (batch * planes + at) * pixels + pixel
+            high = tl.load(rows + row[:, None] * VOLUME + channel[None, :], mask=inside, other=0.0)
+            place = (channel[None, :] * SAMPLES + k - 1) * pixels + pixel[:, None]
+            tl.store(out + place, low + (high - low) * fraction[:, None], mask=real & (k > 0))
+            low = high
+        out += VOLUME * SAMPLES * pixels
+    if CHANNELS > 0:
+        first, fraction = _around(tl.load(column + batch * pixels + pixel, mask=there, other=0.0) * scale, columns, RADIUS)
+        sample, y = tl.arange(0, SAMPLES_PADDED), pixel // width
+        real = there[:, None] & (sample < SAMPLES)[None, :]
+        at = first[:, None] + sample[None, :]
+        low_inside, high_inside = real & (at >= 0) & (at < columns), real & (at + 1 >= 0) & (at + 1 < columns)
+        total = tl.zeros((BLOCK, SAMPLES_PADDED), tl.float32)
+        for c in range(CHANNELS):
+            one = tl.load(left + (batch * CHANNELS + c) * pixels + pixel, mask=there, other=0.0)
+            line = right + ((batch * CHANNELS + c) * height + y[:, None]) * columns + at
+            low, high = tl.load(line, mask=low_inside, other=0.0), tl.load(line + 1, mask=high_inside, other=0.0)
+            total += one[:, None] * (low + (high - low) * fraction[:, None])
+        tl.store(out + sample[None, :] * pixels + pixel[:, None], total, mask=real)
 
 
-def sample_rows(rows: Tensor, position: Tensor, radius: int) -> Tensor:
-    """As `correlation.sample_rows`; rows float32 and contiguous."""
-    batch, size, height, width, channels = rows.shape
-    out = rows.new_empty(batch, channels * (2 * radius + 1), height, width)
-    padded, grid = triton.next_power_of_2(channels), (triton.cdiv(height * width, BLOCK), batch)
-    _sample[grid](rows, position.contiguous(), out, size, height * width, channels, padded, radius, BLOCK)
+@triton.jit
+def _look_backward(  # pyright: ignore
+    left, right, plane, column, gradient, to_rows, to_left, to_right, height, width, planes, columns, out_channels, scale,
+    VOLUME: tl.constexpr, VOLUME_PADDED: tl.constexpr, CHANNELS: tl.constexpr,
+    RADIUS: tl.constexpr, SAMPLES: tl.constexpr, SAMPLES_PADDED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    batch, pixels = tl.program_id(1).to(tl.int64), height * width
+    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    there = pixel < pixels
+    gradient += batch * out_channels * pixels
+    if VOLUME > 0:
+        first, fraction = _around(tl.load(plane + batch * pixels + pixel, mask=there, other=0.0) * scale, planes, RADIUS)
+        channel = tl.arange(0, VOLUME_PADDED)
+        real = there[:, None] & (channel < VOLUME)[None, :]
+        before = tl.zeros((BLOCK, VOLUME_PADDED), tl.float32)
+        for k in range(SAMPLES + 1):
+            place = (channel[None, :] * SAMPLES + k) * pixels + pixel[:, None]
+            here = tl.load(gradient + place, mask=real & (k < SAMPLES), other=0.0)
+            at = first + k
+            inside = real & ((at >= 0) & (at < planes))[:, None]
+            row = (batch * planes + at) * pixels + pixel
+            to = to_rows + row[:, None] * VOLUME + channel[None, :]  # no other program writes there: a pixel reads its own line alone
+            tl.store(to, tl.load(to, mask=inside, other=0.0) + here + (before - here) * fraction[:, None], mask=inside)
+            before = here
+        gradient += VOLUME * SAMPLES * pixels
+    if CHANNELS > 0:
+        first, fraction = _around(tl.load(column + batch * pixels + pixel, mask=there, other=0.0) * scale, columns, RADIUS)
+        value, y = tl.arange(0, SAMPLES_PADDED), pixel // width
+        at = first[:, None] + value[None, :]
+        inside = there[:, None] & (value <= SAMPLES)[None, :] & (at >= 0) & (at < columns)
+        place = gradient + value[None, :] * pixels + pixel[:, None]
+        here = tl.load(place, mask=inside & (value < SAMPLES)[None, :], other=0.0)
+        before = tl.load(place - pixels, mask=inside & (value > 0)[None, :], other=0.0)
+        weight = here + (before - here) * fraction[:, None]
+        for c in range(CHANNELS):
+            of_left = (batch * CHANNELS + c) * pixels + pixel
+            of_right = ((batch * CHANNELS + c) * height + y[:, None]) * columns + at
+            one = tl.load(left + of_left, mask=there, other=0.0)
+            other = tl.load(right + of_right, mask=inside, other=0.0)
+            tl.store(to_left + of_left, tl.load(to_left + of_left, mask=there, other=0.0) + tl.sum(weight * other, 1), mask=there)
+            tl.atomic_add(to_right + of_right, weight * one[:, None], mask=inside)
+
+
+def look(sources: Sources, radius: int, plane: Tensor, column: Tensor) -> Tensor:
+    """As `correlation.look`; float32, sources contiguous."""
+    plane, column, volume = plane.contiguous(), column.contiguous(), sources.rows[0].shape[-1] if sources.rows else 0
+    channels = (volume + len(sources.left)) * (2 * radius + 1)
+    out = plane.new_empty(plane.shape[0], sources.levels * channels, *plane.shape[1:])
+    for level in range(sources.levels):
+        _launch(_look, sources, level, radius, plane, [*_of_level(sources, level, plane), plane, column, out[:, level * channels :]])
     return out
 
 
-def spread_rows(shared: Tensor, position: Tensor, gradient: Tensor, radius: int) -> None:
-    """As `correlation.spread_rows`: adds to `shared`."""
-    batch, size, height, width, channels = shared.shape
-    padded, grid = triton.next_power_of_2(channels), (triton.cdiv(height * width, BLOCK), batch)
-    _spread[grid](shared, position.contiguous(), gradient.contiguous(), size, height * width, channels, padded, radius, BLOCK)
+def look_backward(sources: Sources, radius: int, plane: Tensor, column: Tensor, gradient: Tensor, to: Sources) -> None:
+    """As `correlation.look_backward`. Sums of the right features' gradients come in any order."""
+    plane, column, gradient = plane.contiguous(), column.contiguous(), gradient.contiguous()
+    channels = gradient.shape[1] // to.levels
+    for level in range(to.levels):
+        _, left, right = _of_level(sources, level, plane)
+        tensors = [left, right, plane, column, gradient[:, level * channels :], *_of_level(to, level, plane)]
+        _launch(_look_backward, sources, level, radius, plane, tensors)
 
 
-def products_at(left: Tensor, right: Tensor, index: Tensor) -> Tensor:
-    """As `correlation.products_at`."""
-    (batch, channels, height, width), size, count = left.shape, right.shape[-1], index.shape[1]
-    out = left.new_empty(index.shape)
-    grid = (triton.cdiv(width, BLOCK), batch * height)
-    _multiply[grid](
-        left.contiguous(), right.contiguous(), index.contiguous(), out, channels, height, width, size,
-        count, triton.next_power_of_2(count), BLOCK,
+def _of_level(sources: Sources, level: int, absent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A kernel takes a tensor even where it reads none: `absent`."""
+    rows, right = (side[level] if side else absent for side in (sources.rows, sources.right))
+    return rows, sources.left[0] if sources.left else absent, right
+
+
+def _launch(kernel: Any, sources: Sources, level: int, radius: int, plane: Tensor, tensors: list[Tensor]) -> None:
+    (batch, height, width), samples = plane.shape, 2 * radius + 1
+    planes, volume = (sources.rows[level].shape[1], sources.rows[level].shape[4]) if sources.rows else (0, 0)
+    columns, channels = (sources.right[level].shape[3], sources.left[0].shape[1]) if sources.left else (0, 0)
+    kernel[(triton.cdiv(height * width, BLOCK), batch)](
+        *tensors, height, width, planes, columns, sources.levels * (volume + len(sources.left)) * samples, 0.5**level,
+        volume, triton.next_power_of_2(max(volume, 1)), channels,
+        radius, samples, triton.next_power_of_2(samples + 1), BLOCK,
     )  # fmt: skip
-    return out
-
-
-def products_at_backward(left: Tensor, right: Tensor, index: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """As `correlation.products_at_backward`. Sums of the right gradient come in any order."""
-    (batch, channels, height, width), size, count = left.shape, right.shape[-1], index.shape[1]
-    left, right = left.contiguous(), right.contiguous()
-    to_left, to_right = torch.empty_like(left), torch.zeros_like(right)
-    grid = (triton.cdiv(width, BLOCK), batch * height)
-    _multiply_back[grid](
-        left, right, index.contiguous(), gradient.contiguous(), to_left, to_right, channels, height, width, size,
-        count, triton.next_power_of_2(count), BLOCK,
-    )  # fmt: skip
-    return to_left, to_right

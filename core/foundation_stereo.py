@@ -16,7 +16,7 @@ from core.backbone import Backbone, MonocularPart
 from core.blocks import BatchNormPolicy, Width, keep_batch_norm
 from core.checkpointing import Level, by_level
 from core.context import ContextNetwork
-from core.correlation import Implementation, Lookup, lookup_channels
+from core.correlation import Implementation, Lookup, lookup_channels, unit
 from core.cost_volume import CostVolume, DisparityClassifier, soft_argmin
 from core.disparity_transformer import Axis
 from core.hourglass import Hourglass
@@ -229,8 +229,8 @@ class FoundationStereo(nn.Module):
             scores = self.classifier(volume)
             initial = soft_argmin(scores, self.initial_reach, init, self.start_cost)
         lookup = self.make_lookup(
-            left_features[0],
-            right_finest,
+            unit(left_features[0]),
+            unit(right_finest),
             volume,
             implementation=self.correlation_implementation,
             levels=self.corr_levels,

@@ -62,7 +62,7 @@ class PlainLookup:
         self.levels, self.offsets = levels, torch.arange(-radius, radius + 1, device=left.device)
         with float32_island(left):
             left, right, volume = at_least_float32(left), at_least_float32(right), at_least_float32(volume)
-            pairs = torch.einsum("bchx,bchs->bhxs", F.normalize(left, dim=1, eps=1e-12), F.normalize(right, dim=1, eps=1e-12))
+            pairs = torch.einsum("bchx,bchs->bhxs", left, right)
             geometry = volume.permute(0, 3, 4, 1, 2)  # (B, h, w, V, D)
             self.geometry = [geometry.reshape(-1, volume.shape[1], 1, volume.shape[2])]
             self.pairs = [pairs.reshape(-1, 1, 1, pairs.shape[-1])]

@@ -13,32 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core import inference
-from core.blocks import BatchNormPolicy, Norm, ResidualBlock, Width, at_least_float32, float32_island, keep_batch_norm, two_blocks
+from core.blocks import BatchNormPolicy, Norm, ResidualBlock, Width, at_least_float32, keep_batch_norm, two_blocks
 from core.checkpointing import checkpointed
-from core.correlation import PAIR_CORRELATIONS, Implementation, PairCorrelation
+from core.correlation import Implementation, Lookup, lookup_channels
 from core.inputs import check_batch_statistics, check_iters, check_pair, check_start
 from core.output import StereoOutput
 from core.raft import ConvGRU, MotionEncoder, Trunk, head, initialise, upsample_flow
 from core.update import enlarge, pool
 from utils.errors import UserError
-
-
-class Lookup:
-    """Windows of the correlation of all pairs in a row (paper, section 3.2), built once per forward call; float32 at least."""
-
-    def __init__(self, left: Tensor, right: Tensor, *, implementation: Implementation, levels: int, radius: int) -> None:
-        """left, right: (B, C, h, w)."""
-        self.levels, self.radius = levels, radius
-        with float32_island(left):
-            left, right = at_least_float32(left), at_least_float32(right)
-            self.pairs: PairCorrelation = PAIR_CORRELATIONS[implementation](left / left.shape[1] ** 0.5, right, levels)
-            self.columns = torch.arange(left.shape[-1], device=left.device, dtype=left.dtype)
-
-    def __call__(self, flow: Tensor) -> Tensor:
-        """flow: (B, 2, h, w), a constant; its y is not looked at. Returns (B, levels * (2r + 1), h, w), level by level."""
-        with float32_island(flow):
-            position = self.columns + at_least_float32(flow[:, 0]).detach()
-            return torch.cat([self.pairs.level(level, position / 2**level, self.radius) for level in range(self.levels)], 1)
 
 
 class Context(NamedTuple):
@@ -168,7 +150,7 @@ class RAFTStereo(nn.Module):
             self.features = nn.Sequential(own, nn.Conv2d(quarter, feature_dim, 1))
             initialise(self.features)
         self.update = UpdateBlock(
-            lookup=corr_levels * (2 * corr_radius + 1),
+            lookup=lookup_channels(volume=0, levels=corr_levels, radius=corr_radius),
             hidden=hidden,
             levels=n_gru_layers,
             factor=self.stride,
@@ -198,7 +180,7 @@ class RAFTStereo(nn.Module):
         context = self._checkpointed(self.context, finest)
         left_features, right_features = features.chunk(2)
         lookup = Lookup(
-            left_features,
+            at_least_float32(left_features) / left_features.shape[1] ** 0.5,
             right_features,
             implementation=self.correlation_implementation,
             levels=self.corr_levels,
@@ -207,7 +189,7 @@ class RAFTStereo(nn.Module):
         flow, states, full_size = _starting_flow(init, lookup.columns, left_features), context.hidden, []
         for iteration in range(iters):
             flow = flow.detach()  # each iteration answers for its own step only
-            states, change = self._checkpointed(lambda f, s: self.update(s, context.gates, lookup(f), f), flow, states)
+            states, change = self._checkpointed(lambda f, s: self.update(s, context.gates, lookup(-f[:, :1]), f), flow, states)
             flow = torch.cat([flow[:, :1] + change[:, :1], flow[:, 1:]], 1)  # along the row only
             if self.training or iteration == iters - 1:
                 full_size.append(self._checkpointed(self._to_full_size, flow, states[0]))

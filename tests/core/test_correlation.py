@@ -6,10 +6,9 @@ import sys
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from core import correlation
-from core.correlation import VECTORISED, Geometry, Lookup, halve, lookup_channels, sample_line
+from core.correlation import VECTORISED, Lookup, Reader, Sources, halve, look, lookup_channels, pyramid, unit
 from tests.conftest import ROOT
 
 
@@ -23,7 +22,6 @@ def features(height=3, width=16, channels=8, planes=16, volume=4, dtype=torch.fl
 
 def plain_lookup(left, right, cost, disparity, levels, radius):
     """The description read aloud: positions, linear interpolation, zero outside, channel order."""
-    left, right = F.normalize(left, dim=1), F.normalize(right, dim=1)
     pairs = torch.einsum("bchx,bchs->bhxs", left, right)
     batch, volume, _, height, width = cost.shape
     out = torch.zeros(batch, lookup_channels(volume=volume, levels=levels, radius=radius), height, width, dtype=left.dtype)
@@ -73,38 +71,40 @@ def test_alt_equals_reg_with_gradients(width):
 
 def test_alt_gradient_is_the_numerical_one():
     left, right, cost, disparity = features(height=1, width=8, channels=3, planes=8, volume=1)
-    left, right = left[:1].requires_grad_(), right[:1].requires_grad_()
+    inputs = tuple(tensor[:1].requires_grad_() for tensor in (left, right, cost))
 
-    def value(left, right):
-        return Lookup(left, right, cost[:1], implementation="alt", levels=2, radius=1)(disparity[:1])
+    def value(left, right, cost):
+        return Lookup(unit(left), unit(right), cost, implementation="alt", levels=2, radius=1)(disparity[:1])
 
-    assert torch.autograd.gradcheck(value, (left, right))
+    assert torch.autograd.gradcheck(value, inputs)
 
 
 def test_samples_fade_out_at_the_border():
-    line = torch.tensor([2.0, 4.0, 6.0]).view(1, 1, 3, 1, 1)
+    rows = torch.tensor([2.0, 4.0, 6.0]).view(1, 3, 1, 1, 1)
     for position, expected in ((0.0, 2.0), (0.5, 3.0), (-0.5, 1.0), (-1.0, 0.0), (2.25, 4.5), (3.0, 0.0), (-7.0, 0.0), (1e6, 0.0)):
-        found = sample_line(line, torch.full((1, 1, 1), position), radius=1)[0, 0, 1, 0, 0]
+        at = torch.full((1, 1, 1), position)
+        found = look(Sources([rows], [], []), 1, at, at)[0, 1, 0, 0]
         assert found == expected, position
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_lookups_that_share_a_gradient_give_the_one_of_the_plain_twin(dtype):
-    _, _, cost, disparity = features(planes=7, dtype=dtype)
+def test_lookups_that_share_a_gradient_give_the_one_of_autograd(dtype):
+    left, right, cost, disparity = features(planes=7, dtype=dtype)
     positions = [disparity.squeeze(1), disparity.squeeze(1) / 3, torch.full_like(disparity.squeeze(1), 2.0)]
-    cost.requires_grad_()
-    geometry = Geometry(cost.permute(0, 2, 3, 4, 1))
-    found = torch.stack([geometry(position, 2) for position in positions])
-    expected = torch.stack([sample_line(cost, position, 2).flatten(1, 2) for position in positions])
+    leaves = [tensor.requires_grad_() for tensor in (cost, left, right)]
+    sources = Sources(pyramid(cost.permute(0, 2, 3, 4, 1).contiguous(), 1, 2), [left], pyramid(right, 3, 2))
+    reader = Reader(sources, 2)
+    found = torch.stack([reader(position, 9 - position) for position in positions])
+    expected = torch.stack([look(sources, 2, position, 9 - position) for position in positions])
     torch.testing.assert_close(found, expected, atol=0, rtol=0)
     weights = torch.linspace(-1, 1, found.numel(), dtype=dtype).view_as(found)
-    (twin,) = torch.autograd.grad((expected * weights).sum(), cost)
+    twins = torch.autograd.grad((expected * weights).sum(), leaves)
     for _ in range(2):  # a second backward pass begins anew
-        (gradient,) = torch.autograd.grad((found * weights).sum(), cost, retain_graph=True)
-        torch.testing.assert_close(gradient, twin, atol=1e-6 if dtype == torch.float32 else 1e-14, rtol=0)
-        assert not geometry.shared
-    (part,) = torch.autograd.grad((found[1] * weights[1]).sum(), cost)
-    assert 0 < part.abs().sum() < twin.abs().sum()
+        gradients = torch.autograd.grad((found * weights).sum(), leaves, retain_graph=True)
+        torch.testing.assert_close(gradients, twins, atol=1e-5 if dtype == torch.float32 else 1e-13, rtol=0)
+        assert not reader.gradients
+    parts = torch.autograd.grad((found[1] * weights[1]).sum(), leaves)
+    assert all(0 < part.abs().sum() < twin.abs().sum() for part, twin in zip(parts, twins, strict=True))
 
 
 def test_kernels_give_the_vectorised_numbers():
@@ -112,9 +112,9 @@ def test_kernels_give_the_vectorised_numbers():
     pytest.importorskip("triton", minversion="3.6", reason="older interpreters do not run with numpy 2.4")
     code = (
         "import torch, core.correlation as c, core.correlation_triton as k\n"
-        "forms = c.Forms(k.sample_rows, k.spread_rows, k.products_at, k.products_at_backward)\n"
+        "forms = c.Forms(k.look, k.look_backward)\n"
         "c.check_forms(forms, torch.device('cpu'))\n"
-        "try: c.check_forms(forms._replace(sample_rows=lambda *a: 1.01 * k.sample_rows(*a)), torch.device('cpu'))\n"
+        "try: c.check_forms(forms._replace(look=lambda *a: 1.01 * k.look(*a)), torch.device('cpu'))\n"
         "except AssertionError: print('checked')\n"
     )
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
@@ -134,8 +134,9 @@ def test_kernels_are_not_used_where_they_are_not_proven(monkeypatch):
 
 
 def test_halving_takes_pairs_and_drops_an_odd_one():
-    line = torch.tensor([1.0, 3.0, 5.0, 9.0, 100.0]).view(1, 1, 5, 1, 1)
-    assert halve(line).flatten().tolist() == [2.0, 7.0]
+    line = torch.tensor([1.0, 3.0, 5.0, 9.0, 100.0]).view(1, 5, 1)
+    assert halve(line, 1).flatten().tolist() == [2.0, 7.0]
+    assert [level.flatten().tolist() for level in pyramid(line, 1, 3)] == [[1, 3, 5, 9, 100], [2, 7], [4.5]]
 
 
 def test_alt_keeps_no_volume_of_all_pairs():
@@ -153,9 +154,9 @@ def test_alt_keeps_no_volume_of_all_pairs():
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             lookup = Lookup(left, right, cost, implementation=implementation, levels=2, radius=4)
             lookup(disparity)
-            held = sum(seen.values())
-        stored = sum(level.nbytes for level in lookup.pairs.pyramid) if implementation == "reg" else 0
-        return held + stored
+        for reader in filter(None, (lookup.reader, lookup.pairs)):
+            seen |= {tensor.data_ptr(): tensor.nbytes for tensor in reader.sources.flat()}
+        return sum(seen.values())
 
     assert kept("alt", 256) < 2.1 * kept("alt", 128)
     assert kept("reg", 256) > 2.5 * kept("reg", 128)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from core import build_model
-from core.raft_stereo import Lookup
+from core.correlation import Lookup
 from tests.core.networks import TINIES, images, tiny_of
 from tests.core.test_every_network import objective
 from utils.errors import UserError
@@ -44,11 +44,11 @@ def test_lookup_equals_a_plain_loop(implementation):
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randn(1, 4, 2, 9, generator=generator, dtype=torch.float64) for _ in range(2))
     flow = 8 * torch.rand(1, 2, 2, 9, generator=generator, dtype=torch.float64) - 6
-    found = Lookup(left, right, implementation=implementation, levels=2, radius=2)(flow)
+    found = Lookup(left / 2, right, implementation=implementation, levels=2, radius=2)(-flow[:, :1])  # sqrt(4)
     expected = torch.zeros(1, 10, 2, 9, dtype=torch.float64)
     for y in range(2):
         for x in range(9):
-            line = (left[0, :, y, x, None] * right[0, :, y]).sum(0) / 2  # sqrt(4)
+            line = (left[0, :, y, x, None] * right[0, :, y]).sum(0) / 2
             for level in range(2):
                 for d in range(-2, 3):
                     position = (x + float(flow[0, 0, y, x])) / 2**level + d
