@@ -78,7 +78,8 @@ def _evaluate(
             progress = lambda bar=bar: bar.update(processes.count)  # noqa: E731
             record = measure(predict, tasks, about, device=place, processes=processes, progress=progress)
         records.append(record)
-        predictors.append(predict)
+        if report is not None:
+            predictors.append(predict)  # it draws the pictures; networks are large, and there may be many
     if not processes.first:
         return
     keys = ["model", "iterations", "cascades"]
