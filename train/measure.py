@@ -127,7 +127,7 @@ def short_names(paths: Sequence[str]) -> list[str]:
     shared = 0
     while all(len(own) > shared + 1 for own in parts) and len({own[shared] for own in parts}) == 1:
         shared += 1
-    return ["/".join(own[shared:]) for own in parts]
+    return [Path(*own[shared:]).as_posix() for own in parts]
 
 
 class Processes:

@@ -19,6 +19,7 @@ from tests.scripts.tiny import ROOT, TINY
 from train.checkpoint import Checkpoints
 from train.datasets.synthetic import Synthetic
 from train.marks import mark
+from train.measure import short_names
 from train.measure_tracking import step_of
 from utils.images import read_image, write_image
 
@@ -194,6 +195,11 @@ def test_a_result_is_of_the_step_that_its_weights_are_of(weights_file, tmp_path)
 def refused(result, *words):
     lines = [line for line in result.output.splitlines() if line.startswith("error: ")]
     assert result.exit_code == 2 and len(lines) == 1 and all(word in lines[0] for word in words), result.output
+
+
+def test_networks_are_called_by_what_their_paths_do_not_share():
+    assert short_names(["/runs/one/ema.pt", "/runs/two/ema.pt"]) == ["one/ema.pt", "two/ema.pt"]
+    assert short_names(["/runs/one/ema.pt", "sgbm"]) == ["/runs/one/ema.pt", "sgbm"]
 
 
 def test_wrong_input_is_one_line(scenes, weights_file, tmp_path):
