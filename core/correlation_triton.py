@@ -1,8 +1,8 @@
 """The lookup of `correlation.py` as a kernel for a GPU, by Triton: volume, products and interpolation of a level in one launch.
 
 The same interface, which the vectorised forms there are twins of. Imported only where there is a GPU and Triton, by
-`correlation.forms_for`. These kernels have been run by Triton's interpreter and on no GPU yet: that is why they are believed only after
-they have given the numbers of their twins on the device at hand.
+`correlation.forms_for`. These kernels have been compiled for a GPU and run by Triton's interpreter, and on no GPU yet: that is why they are
+believed only after they have given the numbers of their twins on the device at hand.
 """
 
 from typing import Any
@@ -17,10 +17,17 @@ BLOCK = 64  # pixels of one program
 
 
 @triton.jit
-def _around(position, size, RADIUS: tl.constexpr):  # pyright: ignore
-    floor = tl.floor(position)
+def _pixels(height, width, BLOCK: tl.constexpr):  # pyright: ignore
+    pixels, pixel = height * width, tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    return tl.program_id(1).to(tl.int64), pixels, pixel, pixel < pixels
+
+
+@triton.jit
+def _around(position, batch, pixels, pixel, there, scale, size, RADIUS: tl.constexpr):  # pyright: ignore
+    at = tl.load(position + batch * pixels + pixel, mask=there, other=0.0) * scale
+    floor = tl.floor(at)
     whole = tl.minimum(tl.maximum(floor, -RADIUS - 2.0), size + RADIUS + 1.0)  # far outside is all the same
-    return whole.to(tl.int32) - RADIUS, position - floor
+    return whole.to(tl.int32) - RADIUS, at - floor
 
 
 @triton.jit
@@ -29,12 +36,10 @@ def _look(  # pyright: ignore
     VOLUME: tl.constexpr, VOLUME_PADDED: tl.constexpr, CHANNELS: tl.constexpr,
     RADIUS: tl.constexpr, SAMPLES: tl.constexpr, SAMPLES_PADDED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    batch, pixels = tl.program_id(1).to(tl.int64), height * width
-    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    there = pixel < pixels
+    batch, pixels, pixel, there = _pixels(height, width, BLOCK)
     out += batch * out_channels * pixels
     if VOLUME > 0:
-        first, fraction = _around(tl.load(plane + batch * pixels + pixel, mask=there, other=0.0) * scale, planes, RADIUS)
+        first, fraction = _around(plane, batch, pixels, pixel, there, scale, planes, RADIUS)
         channel = tl.arange(0, VOLUME_PADDED)
         real = there[:, None] & (channel < VOLUME)[None, :]
         low = tl.zeros((BLOCK, VOLUME_PADDED), tl.float32)
@@ -48,7 +53,7 @@ def _look(  # pyright: ignore
             low = high
         out += VOLUME * SAMPLES * pixels
     if CHANNELS > 0:
-        first, fraction = _around(tl.load(column + batch * pixels + pixel, mask=there, other=0.0) * scale, columns, RADIUS)
+        first, fraction = _around(column, batch, pixels, pixel, there, scale, columns, RADIUS)
         sample, y = tl.arange(0, SAMPLES_PADDED), pixel // width
         real = there[:, None] & (sample < SAMPLES)[None, :]
         at = first[:, None] + sample[None, :]
@@ -57,8 +62,8 @@ def _look(  # pyright: ignore
         for c in range(CHANNELS):
             one = tl.load(left + (batch * CHANNELS + c) * pixels + pixel, mask=there, other=0.0)
             line = right + ((batch * CHANNELS + c) * height + y[:, None]) * columns + at
-            low, high = tl.load(line, mask=low_inside, other=0.0), tl.load(line + 1, mask=high_inside, other=0.0)
-            total += one[:, None] * (low + (high - low) * fraction[:, None])
+            other, next_one = tl.load(line, mask=low_inside, other=0.0), tl.load(line + 1, mask=high_inside, other=0.0)
+            total += one[:, None] * (other + (next_one - other) * fraction[:, None])
         tl.store(out + sample[None, :] * pixels + pixel[:, None], total, mask=real)
 
 
@@ -68,12 +73,10 @@ def _look_backward(  # pyright: ignore
     VOLUME: tl.constexpr, VOLUME_PADDED: tl.constexpr, CHANNELS: tl.constexpr,
     RADIUS: tl.constexpr, SAMPLES: tl.constexpr, SAMPLES_PADDED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    batch, pixels = tl.program_id(1).to(tl.int64), height * width
-    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    there = pixel < pixels
+    batch, pixels, pixel, there = _pixels(height, width, BLOCK)
     gradient += batch * out_channels * pixels
     if VOLUME > 0:
-        first, fraction = _around(tl.load(plane + batch * pixels + pixel, mask=there, other=0.0) * scale, planes, RADIUS)
+        first, fraction = _around(plane, batch, pixels, pixel, there, scale, planes, RADIUS)
         channel = tl.arange(0, VOLUME_PADDED)
         real = there[:, None] & (channel < VOLUME)[None, :]
         before = tl.zeros((BLOCK, VOLUME_PADDED), tl.float32)
@@ -88,7 +91,7 @@ def _look_backward(  # pyright: ignore
             before = here
         gradient += VOLUME * SAMPLES * pixels
     if CHANNELS > 0:
-        first, fraction = _around(tl.load(column + batch * pixels + pixel, mask=there, other=0.0) * scale, columns, RADIUS)
+        first, fraction = _around(column, batch, pixels, pixel, there, scale, columns, RADIUS)
         value, y = tl.arange(0, SAMPLES_PADDED), pixel // width
         at = first[:, None] + value[None, :]
         inside = there[:, None] & (value <= SAMPLES)[None, :] & (at >= 0) & (at < columns)

@@ -122,6 +122,28 @@ def test_kernels_give_the_vectorised_numbers():
     assert done.stdout.strip() == "checked", done.stderr[-2000:]
 
 
+@pytest.mark.parametrize(("volume", "channels"), [(28, 224), (0, 224), (28, 0)])
+def test_kernels_are_compiled_for_a_gpu_where_there_is_none(volume, channels, tmp_path, monkeypatch):
+    """The interpreter takes what the compiler refuses, such as a name that changes its shape in a loop."""
+    triton = pytest.importorskip("triton", minversion="3.6", reason="older ones compile by another interface")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from core import correlation_triton as kernels
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    sizes = {"VOLUME": volume, "VOLUME_PADDED": max(triton.next_power_of_2(volume), 1), "CHANNELS": channels}
+    sizes |= {"RADIUS": 4, "SAMPLES": 9, "SAMPLES_PADDED": 16, "BLOCK": kernels.BLOCK}
+    whole = {"height", "width", "planes", "columns", "out_channels"}
+    for kernel in (kernels._look, kernels._look_backward):
+        kinds = {name: "constexpr" if name in sizes else "i32" if name in whole else "*fp32" for name in kernel.arg_names} | {
+            "scale": "fp32"
+        }
+        values = {(kernel.arg_names.index(name),): value for name, value in sizes.items()}
+        compiled = triton.compile(ASTSource(fn=kernel, signature=kinds, constexprs=values), target=GPUTarget("cuda", 90, 32))
+        assert compiled.asm["cubin"]
+
+
 def test_kernels_are_not_used_where_they_are_not_proven(monkeypatch):
     """On a device that Triton has no driver for, a warning, and the vectorised form."""
     correlation._proven_kernels.cache_clear()
