@@ -12,10 +12,13 @@ from utils.errors import UserError, did_you_mean
 log = logging.getLogger("stereofoundry")
 
 
-def compile_network(network: nn.Module, config: CompileConfig, sizes: int) -> None:
-    """Forward and backward of `network` are compiled at the first step of each of the `sizes` of `data.image_sizes`, for that size alone:
-    code for any size is slower. Whole images of a validation take `plain`. Raises UserError for an unknown backend, and for gradient
-    checkpointing, whose second pass leaves the batch statistics alone in a way that the tracer does not follow."""
+def compile_network(network: nn.Module, config: CompileConfig, forms: int) -> None:
+    """Forward and backward of `network` are compiled at the first step of each size of `data.image_sizes`, for that size alone: code for
+    any size is slower. Whole images of a validation take `plain`. forms: sizes, or twice as many where some steps are given a start.
+
+    Raises UserError for an unknown backend, and for gradient checkpointing, whose second pass leaves the batch statistics alone in a way
+    that the tracer does not follow.
+    """
     if not config.enabled:
         return
     if network.gradient_checkpointing:
@@ -29,7 +32,7 @@ def compile_network(network: nn.Module, config: CompileConfig, sizes: int) -> No
         )
     limits = torch._dynamo.config
     limit = "recompile_limit" if hasattr(limits, "recompile_limit") else "cache_size_limit"  # its name until torch 2.6
-    setattr(limits, limit, max(getattr(limits, limit), sizes + 1))  # beyond it, torch goes on uncompiled and says nothing
+    setattr(limits, limit, max(getattr(limits, limit), forms + 1))  # beyond it, torch goes on uncompiled and says nothing
     network.compile(mode=config.mode, backend=config.backend, dynamic=False)
     log.info("the network is compiled by torch.compile (%s, %s): the first steps of each size take minutes", config.backend, config.mode)
 

@@ -173,7 +173,8 @@ def build_run(config: RunConfig, options: Options) -> Run:
     schedule = build_lr_scheduler(optimizer, config.lr_scheduler, options.num_iterations)
     ema = Ema(network, config.ema.decay) if options.enable_ema else None
     model, optimizer = prepare(accelerator, network, optimizer)  # not the schedule: a prepared one steps once per process
-    compile_network(network, config.compile, len(config.data.image_sizes))  # what accelerate has put into it as well
+    forms = len(config.data.image_sizes) * (1 if config.training.coarse_scale is None else 2)
+    compile_network(network, config.compile, forms)  # what accelerate has put into it as well
     objective = Objective(config.loss)
     state = None if start is None else start.load("optimizer")
     run = Run(
