@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from core.plain import TWINS
-from train.benchmark import Conditions, Subject, counted_gflop, in_new_process, matmul_gflops, memory_gib, summary, timed
+from train.benchmark import Conditions, Subject, counted_gflop, in_new_process, matmul_gflops, memory_gib, summary, tensors_gib, timed
 from train.benchmark_overhead import overhead
 from train.benchmark_scaling import growth
 from train.config import RunConfig
@@ -61,13 +61,16 @@ def ratios(subjects: Sequence[Subject], call: Callable[[Subject], Callable[[], o
     return summary(taken)
 
 
-def fresh_memory_gib(config: RunConfig, conditions: Conditions, plain: Sequence[str] = ()) -> float:
-    """Peak of the first train step of a new process, above what it held before the step."""
-    return in_new_process(_peak, config, conditions, tuple(plain))
+def fresh_memory_gib(config: RunConfig, conditions: Conditions, plain: Sequence[str] = ()) -> tuple[float, float]:
+    """Peak of the first train step of a new process, above what it held before the step; and of the tensors of the second."""
+    return in_new_process(_peaks, config, conditions, tuple(plain))
 
 
-def _peak(config: RunConfig, conditions: Conditions, plain: Sequence[str]) -> float:
-    return memory_gib(Subject("", config, conditions, plain).train_step, conditions.device)
+def _peaks(config: RunConfig, conditions: Conditions, plain: Sequence[str]) -> tuple[float, float]:
+    subject = Subject("", config, conditions, plain)
+    whole = memory_gib(subject.train_step, conditions.device)
+    subject.network.zero_grad(set_to_none=True)
+    return whole, tensors_gib(subject.train_step, conditions.device)
 
 
 def _plain(conditions: Conditions) -> Conditions:
@@ -78,8 +81,9 @@ def _step(what: str, config: RunConfig, conditions: Conditions, *, faster: float
     ours, theirs = fresh_memory_gib(config, conditions), fresh_memory_gib(config, _plain(conditions), tuple(TWINS))
     pair = Subject("fast", config, conditions), Subject("plain", config, _plain(conditions), tuple(TWINS))
     ratio = ratios(pair, lambda subject: subject.train_step)
-    measured = f"{_range(ratio)}; {ours:.2f} of {theirs:.2f} GiB, {ours / theirs:.2f}x"
-    met = ratio["median"] >= faster and ours <= smaller * theirs
+    memory = [f"{one:.2f} of {other:.2f} GiB, {one / other:.2f}x" for one, other in zip(ours, theirs, strict=True)]
+    measured = f"{_range(ratio)}; {memory[0]} (of its tensors {memory[1]})"
+    met = ratio["median"] >= faster and ours[0] <= smaller * theirs[0]
     return Row(what, f"{faster:g} times as fast; {smaller:g}x the memory", measured, met)
 
 

@@ -163,8 +163,8 @@ def test_a_plain_network_is_measured_against_the_fast_one():
 
 
 def test_memory_of_a_step_is_that_of_a_process_of_its_own():
-    taken = [fresh_memory_gib(run_config("unet"), its_conditions(size=(width, 256))) for width in (256, 1024)]
-    assert 0 < 2 * taken[0] < taken[1]
+    small, large = (fresh_memory_gib(run_config("unet"), its_conditions(size=(width, 256))) for width in (256, 1024))
+    assert all(0 < 2 * one < other for one, other in zip(small, large, strict=True)), (small, large)
 
 
 def test_targets_say_what_was_not_measured():
