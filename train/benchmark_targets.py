@@ -7,14 +7,22 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+import torch
+
 from core.plain import TWINS
 from train.benchmark import Conditions, Subject, counted_gflop, in_new_process, matmul_gflops, memory_gib, summary, tensors_gib, timed
 from train.benchmark_overhead import overhead
 from train.benchmark_scaling import growth
 from train.config import RunConfig
+from train.ema import Ema
+from train.losses import INVALID
+from train.memory import GIB, Memory, Planner, Setting
+from train.utils import build_optimizer
 from utils.versions import peak_memory_gib, reset_peak_memory
 
 GIB_OF_A_CARD = 24
+VITL = "ViT-L, 736 x 320, 22 iterations, batch 1, bf16, with optimizer and average"
+MATRIX_UNITS = "use of the matrix units, bf16 train step"
 
 
 class Row(NamedTuple):
@@ -39,13 +47,16 @@ def targets(config: RunConfig, conditions: Conditions) -> Iterator[Row]:
     for iterations in (8, 32):
         yield _inference(config, replace(usual, size=(640, 480), iterations=iterations))
     large = replace(usual, size=(736, 320), iterations=22, precision="bf16")
+    vitl = config.model_copy(update={"model": {**config.model, "vit_size": "vitl"}})
     name = "train step 736 x 320, 22 iterations, bf16"
     if conditions.device.type == "cuda":
         yield _step(f"{name}, batch 2", config, replace(large, batch=2), faster=2, smaller=0.5)
-        yield _fits(config.model_copy(update={"model": {**config.model, "vit_size": "vitl"}}), large)
+        yield _fits(vitl, large)
         yield _matrix_units(config, replace(large, batch=2))
     else:
-        yield Row(f"{name}: batch 2; ViT-L; use of the matrix units", "2x, 0.5x; 24 GB; 35 %", "needs a GPU", None)
+        yield _planned_step(f"{name}, batch 2", config, replace(large, batch=2), faster=2, smaller=0.5)
+        yield _planned_to_fit(vitl, large)
+        yield Row(MATRIX_UNITS, "35 % of the measured peak", "needs a GPU", None)
 
 
 def ratios(subjects: Sequence[Subject], call: Callable[[Subject], Callable[[], object]]) -> dict[str, float]:
@@ -112,10 +123,47 @@ def _overhead(config: RunConfig, conditions: Conditions) -> Row:
 
 
 def _fits(config: RunConfig, conditions: Conditions) -> Row:
-    reset_peak_memory(conditions.device)
-    Subject("vitl", config, conditions).train_step()
-    taken = peak_memory_gib(conditions.device)
-    return Row("ViT-L, 736 x 320, 22 iterations, batch 1, bf16", f"fits in {GIB_OF_A_CARD} GB", f"{taken:.1f} GiB", taken < GIB_OF_A_CARD)
+    taken = run_memory_gib(config, conditions)
+    return Row(VITL, f"fits in {GIB_OF_A_CARD} GB", f"{taken:.1f} GiB", taken < GIB_OF_A_CARD)
+
+
+def run_memory_gib(config: RunConfig, conditions: Conditions) -> float:
+    """Peak of the second update of a run, with all that it keeps: weights, average, optimizer. On a CPU of the whole process."""
+    subject = Subject("", config, conditions)
+    optimizer, ema = build_optimizer(subject.network, config.optimizer), Ema(subject.network, config.ema.decay)
+    for _ in range(2):  # the first makes the optimizer's states
+        reset_peak_memory(conditions.device)
+        subject.train_step()
+        optimizer.step()
+        ema.update(subject.network)
+    return peak_memory_gib(conditions.device)
+
+
+def planned(config: RunConfig, conditions: Conditions, plain: Sequence[str] = ()) -> Memory:
+    """What `--dry_run` would say of such a run on a GPU: of shapes, on any machine."""
+    subject = Subject("", config, replace(conditions, device=torch.device("cpu")), plain)
+    planner = Planner(
+        subject.network,
+        subject.objective,
+        build_optimizer(subject.network, config.optimizer),
+        labels=[next(label for label in config.loss if label != INVALID)],
+        iterations=conditions.iterations,
+        fixed=sum(value.nbytes for value in subject.network.state_dict().values()),
+    )
+    return planner.estimate(Setting(conditions.batch, conditions.size, conditions.precision, conditions.gradient_checkpointing))
+
+
+def _planned_step(what: str, config: RunConfig, conditions: Conditions, *, faster: float, smaller: float) -> Row:
+    """The memory alone. The plain lookup looks at values, which there are none of: of the plain network it is ours, which needs less."""
+    found = planned(config, conditions), planned(config, _plain(conditions), tuple(part for part in TWINS if part != "lookup"))
+    ours, theirs = ((one.gradients + one.kept + one.working) / GIB for one in found)
+    measured = f"planned: {ours:.1f} of {theirs:.1f} GiB, {ours / theirs:.2f}x; the time needs a GPU"
+    return Row(what, f"{faster:g} times as fast; {smaller:g}x the memory", measured, None)
+
+
+def _planned_to_fit(config: RunConfig, conditions: Conditions) -> Row:
+    with_all, kept = (planned(config, one).total / GIB for one in (conditions, replace(conditions, gradient_checkpointing=False)))
+    return Row(VITL, f"fits in {GIB_OF_A_CARD} GB", f"planned: {with_all:.1f} GiB, {kept:.1f} without checkpointing", None)
 
 
 def _matrix_units(config: RunConfig, conditions: Conditions) -> Row:
@@ -126,7 +174,7 @@ def _matrix_units(config: RunConfig, conditions: Conditions) -> Row:
         peak = max(peak, matmul_gflops(conditions.device, conditions.precision))
         taken.append(timed(subject.train_step, conditions.device))
     share = gflop / summary(taken[conditions.warmup :])["median"] / peak
-    return Row("use of the matrix units, bf16 train step", "35 % of the measured peak", f"{100 * share:.0f} %", share >= 0.35)
+    return Row(MATRIX_UNITS, "35 % of the measured peak", f"{100 * share:.0f} %", share >= 0.35)
 
 
 def _range(ratio: dict[str, float]) -> str:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 from torch import nn
 
 from core import MODELS
+from core.plain import TWINS
 from scripts.benchmark import main
 from tests.core.networks import TINIES
 from tests.scripts.tiny import ROOT
@@ -20,6 +22,7 @@ from train.benchmark import (
     Subject,
     benchmark,
     counted_gflop,
+    in_new_process,
     made_batch,
     summary,
     table,
@@ -29,10 +32,11 @@ from train.benchmark import (
 from train.benchmark_overhead import overhead
 from train.benchmark_processes import processes, processes_line
 from train.benchmark_scaling import growth, plot, scaling, scaling_table
-from train.benchmark_targets import Row, fresh_memory_gib, ratios, table_head, table_line
+from train.benchmark_targets import Row, fresh_memory_gib, planned, ratios, run_memory_gib, table_head, table_line
 from train.config import RunConfig
 from train.costs import NAMES
 from utils.errors import UserError
+from utils.versions import peak_memory_gib
 
 CPU = torch.device("cpu")
 DATA = {"datasets": [{"name": "made", "type": "synthetic"}], "image_sizes": [[64, 32]]}
@@ -49,6 +53,11 @@ def its_conditions(**changes) -> Conditions:
 
 def subject(kind: str, name: str = "", plain=(), **conditions) -> Subject:
     return Subject(name or kind, run_config(kind), its_conditions(**conditions), plain)
+
+
+def peak_of_a_step(config: RunConfig, conditions: Conditions) -> float:
+    Subject("", config, conditions).train_step()
+    return peak_memory_gib(conditions.device)
 
 
 def test_every_network_is_measured_side_by_side():
@@ -165,6 +174,27 @@ def test_a_plain_network_is_measured_against_the_fast_one():
 def test_memory_of_a_step_is_that_of_a_process_of_its_own():
     small, large = (fresh_memory_gib(run_config("unet"), its_conditions(size=(width, 256))) for width in (256, 1024))
     assert all(0 < 2 * one < other for one, other in zip(small, large, strict=True)), (small, large)
+
+
+def test_what_a_gpu_would_hold_is_planned_without_one():
+    """Of the tiny network here as much as of the large one in the table."""
+    config, conditions = run_config("foundation_stereo"), its_conditions(size=(128, 64), iterations=4, precision="bf16")
+    plain = tuple(part for part in TWINS if part != "lookup")
+    ours, kept, theirs = (
+        planned(config, one, parts)
+        for one, parts in ((replace(conditions, gradient_checkpointing=True), ()), (conditions, ()), (conditions, plain))
+    )
+    assert ours.kept < kept.kept < theirs.kept
+    assert ours.weights == theirs.weights and ours.optimizer > ours.weights  # two states of all that is trained
+
+
+def test_memory_of_a_run_holds_what_a_run_keeps():
+    """Beside a step's: an average and two states of the optimizer, each as large as the weights."""
+    config, conditions = run_config("unet"), its_conditions()
+    config = config.model_copy(update={"model": {"type": "unet", "dims": [8, 16, 256, 512, 1024]}})
+    weights = sum(p.numel() * p.element_size() for p in Subject("", config, conditions).network.parameters()) / 2**30
+    run, step = in_new_process(run_memory_gib, config, conditions), in_new_process(peak_of_a_step, config, conditions)
+    assert 2.5 * weights < run - step < 4 * weights, (run, step, weights)
 
 
 def test_targets_say_what_was_not_measured():
