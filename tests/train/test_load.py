@@ -119,6 +119,15 @@ def test_networks_know_nothing_of_mlflow_but_who_does():
         load_model(RUN)
 
 
+def test_a_store_that_cannot_be_is_one_line(monkeypatch):
+    def client():
+        raise ValueError("nonsense is no address of a store")
+
+    monkeypatch.setattr("train.load._client", client)
+    with pytest.raises(UserError, match=r"not found in the store \(ValueError: nonsense.*check MLFLOW_TRACKING_URI"):
+        load_trained(RUN)
+
+
 def test_what_names_nothing_is_one_line(tmp_path):
     for spec, client, said in (
         ("nothing.pt", None, "no such file or folder; expected a weight file, the workspace of a run, the 32 digits"),
