@@ -159,7 +159,7 @@ def read_cfg(path: Path, vit_size: str) -> dict[str, Any]:
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], where: str, *, assign: bool = False) -> None:
-    """Strict; `UserError` that begins with `where` and lists what is missing, left over or of another shape.
+    """Strict; `UserError` that begins with `where` and lists what is missing, left over, of another shape or of whole numbers.
 
     assign: the model takes these very tensors, which one without storage (device "meta") needs.
     """
@@ -168,7 +168,14 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], where: str, *, ass
     wrong = [
         f"{key} is {list(found[key])}, expected {list(expected[key])}" for key in expected if found.get(key, expected[key]) != expected[key]
     ]
-    refuse([key for key in expected if key not in found], [key for key in found if key not in expected], wrong, f"{where}: state dict")
+    whole = [
+        f"{key} is {str(state[key].dtype).removeprefix('torch.')}, expected floating point"
+        for key, value in model.state_dict().items()
+        if value.is_floating_point() and key in state and not state[key].is_floating_point()
+    ]
+    refuse(
+        [key for key in expected if key not in found], [key for key in found if key not in expected], wrong + whole, f"{where}: state dict"
+    )
     model.load_state_dict(dict(state), assign=assign)
 
 

@@ -158,6 +158,15 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
             read(tmp_path / "w.pt")
 
 
+def test_weights_of_whole_numbers_are_refused(tmp_path):
+    _, content = our_checkpoint()
+    state = {**content["model"], "context.conv.bias": torch.zeros(8, dtype=torch.int64)}
+    torch.save({**content, "model": state}, tmp_path / "w.pt")
+    for read in (load_model, read_checked):
+        with pytest.raises(UserError, match=r"1 wrong: context\.conv\.bias is int64, expected floating point"):
+            read(tmp_path / "w.pt")
+
+
 def test_values_that_half_precision_does_not_hold_are_refused():
     check_half({"a": torch.tensor([65504.0]), "steps": torch.tensor(70000)}, "w.pt")
     with pytest.raises(UserError, match=r"w\.pt: as float16: 1 of 2 values of b are not finite.*without --fp16"):
