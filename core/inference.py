@@ -127,6 +127,8 @@ def predict_hierarchical(
     numbers depend on it. It is 0 for widths that are multiples of `model.padding`, and at most 15 pixels of a start otherwise.
     """
     height, width = left.shape[-2:]
+    if min(height, width) * ratio < 1:
+        raise UserError(f"infer: {width} x {height} (width x height) leaves nothing at {ratio:g} of its size; leave out hierarchical")
     small = [F.interpolate(view, scale_factor=ratio, mode="bilinear", align_corners=False) for view in (left, right)]
     coarse = predict(model, small[0], small[1], iters=iters, tiles=tiles).disparity.unsqueeze(1)
     coarse = (F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=True) / ratio).clamp(min=0)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from core.convert import State, complete, find_published, to_published
-from core.weight_files import CARRIED, PLAIN, Weights, load_state, read_weights
+from core.weight_files import CARRIED, PLAIN, Weights, load_state, read_weights, refuse_not_finite
 from utils.errors import UserError
 from utils.files import write_atomic
 
@@ -110,6 +110,12 @@ def pack(content: Mapping[str, Any]) -> bytes:
     tensors = {name: value.contiguous().clone() for name, value in tensors.items()}  # two names of one tensor are refused there
     plain = {key: json.dumps(content[key]) for key in PLAIN if key in content}
     return save(tensors, plain or None)
+
+
+def check_half(state: Mapping[str, Tensor], where: str) -> None:
+    """`UserError` that begins with `where` for finite weights of which float16 makes infinity."""
+    halved = {key: value.half() for key, value in state.items() if value.is_floating_point()}
+    refuse_not_finite(halved, f"{where}: as float16", "export them without --fp16")
 
 
 def format_cfg(config: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from core.convert import State, from_published, refuse
 from utils.errors import UserError
-from utils.files import inside
+from utils.files import damage, inside
 
 SHIPPED = Path(__file__).with_name("weights")  # networks that come with the project, a folder each, as scripts/export.py writes it
 POINTER = "latest.pt"  # in the folder of a run's checkpoints: which files the newest complete step consists of
@@ -81,9 +81,45 @@ def read_about(path: Path) -> dict[str, Any]:
 def read_weights(path: Path) -> Weights:
     """A network from any of the known kinds of file, under our names.
 
-    Raises `UserError` when the file cannot be read, is of another network, or does not hold exactly the entries it should.
+    Raises `UserError` when the file cannot be read, is not what the record beside it says, is of another network, does not hold exactly the
+    entries it should, or holds values that are not finite.
     """
     content = read_file(path)
+    if (expected := _record_of(path, content)) and (problem := damage(path, expected)):
+        raise UserError(f"{problem}; restore the file, or pass the weights of another step of its run")
+    weights = _weights_of(path, content)
+    refuse_not_finite(
+        weights.state, str(path), "its training went wrong, or the file was damaged; pass other weights, as of an earlier step"
+    )
+    return weights
+
+
+def _record_of(path: Path, content: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """ "size" and "sha256" of the file of a run, by what lies beside it: `<step>.json`, or `best.json` and `last.json`. None where nothing
+    does, or what does is of another step: a run that goes on writes `last.safetensors` before `last.json`.
+    """
+    step = re.match(r"\d+", path.name)
+    beside = path.with_name(f"{step[0]}.json") if step else path.with_suffix(".json")
+    try:
+        record = json.loads(beside.read_bytes())
+        expected = record["files"][path.name] if step else record
+        known = {"size", "sha256"} <= expected.keys() and (step or (record["weights"], record["step"]) == (path.name, content["step"]))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
+    return expected if known else None
+
+
+def refuse_not_finite(state: Mapping[str, Tensor], where: str, what_to_do: str) -> None:
+    """`UserError` that begins with `where`, names the first entry that holds NaN or infinity and says how many do."""
+    checked = {key: value for key, value in state.items() if value.is_floating_point() and value.numel()}
+    wrong = [key for key, value in checked.items() if not all(map(torch.isfinite, value.aminmax()))]  # a tenth of the time of isfinite
+    if wrong:
+        first = state[wrong[0]]
+        count = f"{int((~torch.isfinite(first)).sum())} of {first.numel()}"
+        raise UserError(f"{where}: {count} values of {wrong[0]} are not finite, and some in {len(wrong)} entries in all; {what_to_do}")
+
+
+def _weights_of(path: Path, content: dict[str, Any]) -> Weights:
     state = content.get("model", content)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path}: no state dict in it; expected one by itself or under the key 'model'")
@@ -123,7 +159,7 @@ def read_cfg(path: Path, vit_size: str) -> dict[str, Any]:
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], where: str, *, assign: bool = False) -> None:
-    """Strict; `UserError` that begins with `where` and lists what is missing, left over or of another shape.
+    """Strict; `UserError` that begins with `where` and lists what is missing, left over, of another shape or of whole numbers.
 
     assign: the model takes these very tensors, which one without storage (device "meta") needs.
     """
@@ -132,7 +168,14 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], where: str, *, ass
     wrong = [
         f"{key} is {list(found[key])}, expected {list(expected[key])}" for key in expected if found.get(key, expected[key]) != expected[key]
     ]
-    refuse([key for key in expected if key not in found], [key for key in found if key not in expected], wrong, f"{where}: state dict")
+    whole = [
+        f"{key} is {str(state[key].dtype).removeprefix('torch.')}, expected floating point"
+        for key, value in model.state_dict().items()
+        if value.is_floating_point() and key in state and not state[key].is_floating_point()
+    ]
+    refuse(
+        [key for key in expected if key not in found], [key for key in found if key not in expected], wrong + whole, f"{where}: state dict"
+    )
     model.load_state_dict(dict(state), assign=assign)
 
 

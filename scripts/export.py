@@ -38,6 +38,7 @@ def _export(
     from core.hub import StereoModel, upload  # torch takes seconds, and --help needs none of it
     from core.inference import scales_for
     from core.onnx_export import export_onnx
+    from core.weight_export import check_half
     from core.weight_files import read_file
     from train.load import find_weights
     from train.model_card import find_origin, model_card, read_metrics_file
@@ -47,6 +48,8 @@ def _export(
     numbers = None if metrics is None else read_metrics_file(metrics)
     with find_weights(checkpoint) as path:
         model, content = StereoModel.from_file(path), read_file(path)
+    if fp16:
+        check_half(model.network.state_dict(), checkpoint)
     lines = []
     try:
         if onnx_size is not None:

@@ -5,8 +5,11 @@ import math
 import cv2
 import numpy as np
 
+from utils.errors import UserError
+
 BLOCK = 5
 STEP = 16  # disparity counts are multiples of this
+NARROWEST = STEP + BLOCK // 2 + 1  # what the smallest search needs
 UNKNOWN_RANGE_PX = 192.0
 
 
@@ -14,10 +17,14 @@ def sgbm(left: np.ndarray, right: np.ndarray, max_disparity: float | None = None
     """Disparity of one pair by `cv2.StereoSGBM`, holes filled: float32 (H, W), pixels.
 
     left, right: uint8 (H, W, 3) RGB. max_disparity: the largest of the scene, which the search covers; 192 where not known.
+    Raises UserError for a pair that is too narrow to search in.
     Mode HH (all eight directions), block 5, P1 600, P2 2400, uniqueness 10 %, speckles of up to 100 pixels within 32 px removed.
     """
+    height, width = left.shape[:2]
+    if width < NARROWEST:
+        raise UserError(f"sgbm: the images are {width} x {height} (width x height), narrower than {NARROWEST}; use a network")
     highest = UNKNOWN_RANGE_PX if max_disparity is None else max_disparity
-    count = min(STEP * math.ceil((highest + 1) / STEP), (left.shape[1] - BLOCK) // STEP * STEP)
+    count = min(STEP * math.ceil((highest + 1) / STEP), (width - BLOCK) // STEP * STEP)
     matcher = cv2.StereoSGBM.create(
         minDisparity=0,
         numDisparities=max(count, STEP),

@@ -24,7 +24,7 @@ import torch
 from core.weight_export import pack
 from core.weight_files import POINTER, read_file
 from utils.errors import UserError, shorten
-from utils.files import sha256, write_atomic
+from utils.files import damage, sha256, write_atomic
 
 log = logging.getLogger("stereofoundry")
 
@@ -73,18 +73,7 @@ class Checkpoint:
 
     def damage(self, files: Files) -> str | None:
         """The first file that is not what its record says, and how; None when all are. Reads every byte."""
-        for name, expected in files.items():
-            path = self.folder / name
-            try:
-                if not path.exists():
-                    return f"{path}: found no file, expected {expected['size']} bytes"
-                if (size := path.stat().st_size) != expected["size"]:
-                    return f"{path}: found {size} bytes, expected {expected['size']}"
-                if sha256(path) != expected["sha256"]:
-                    return f"{path}: its content is not what was written, by its digest"
-            except OSError as error:
-                return f"{path}: cannot be read ({error.strerror})"
-        return None
+        return next(filter(None, (damage(self.folder / name, expected) for name, expected in files.items())), None)
 
 
 class Checkpoints:

@@ -37,6 +37,8 @@ def check_views(left: np.ndarray, right: np.ndarray) -> dict[str, str]:
 
 def feature_offsets(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Row and column of matched features in the left view minus those in the right one, (N,) each."""
+    if min(left.shape[:2]) < 2:  # leaves nothing on ORB's coarser levels
+        return np.empty(0), np.empty(0)
     orb = cv2.ORB.create(FEATURES)
     (points, codes), (others, other_codes) = (orb.detectAndCompute(cv2.cvtColor(view, cv2.COLOR_RGB2GRAY), None) for view in (left, right))
     if codes is None or other_codes is None:

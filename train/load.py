@@ -43,11 +43,12 @@ def find_weights(spec: str | Path, *, client: Any = None) -> Iterator[Path]:
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="stereofoundry_") as folder:
-        yield _of_run(str(spec), client or _client(), folder)
+        yield _of_run(str(spec), client, folder)
 
 
 def _of_run(run_id: str, client: Any, folder: str) -> Path:
     try:
+        client = client or _client()
         tagged = client.get_run(run_id).data.tags.get("checkpoint")
         if tagged and Path(tagged).parent.is_dir():
             return newest_weights(Path(tagged).parent)

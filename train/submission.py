@@ -135,17 +135,20 @@ def write_submission(
     """Predict every pair and write the archive `target`, which must not exist yet.
 
     predict: uint8 (H, W, 3) RGB, twice -> (H, W) disparity in pixels. method: what Middlebury's files are called after.
-    Raises UserError for a prediction that the server would refuse; there is no archive then.
+    Raises UserError for pictures that cannot be read or do not fit together, before anything is predicted, and for a prediction that the
+    server would refuse; there is no archive then.
     """
     if target.suffix != ".zip" or target.exists():
         raise UserError(f"{target}: {'exists already' if target.exists() else 'is no .zip'}; pass another --output")
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]*", method):
         raise UserError(f"--method {method}: expected letters and digits, beginning with a letter; the files are called after it")
     benchmark = BENCHMARKS[name]
+    for pair in pairs:  # a broken file after hours of predicting would cost all of them
+        _read(pair)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for pair in pairs:
-            left, right = read_image(pair.left), read_image(pair.right)
+            left, right = _read(pair)
             start = time.perf_counter()
             disparity = predict(left, right)
             seconds = time.perf_counter() - start
@@ -155,6 +158,17 @@ def write_submission(
             assert found.shape == disparity.shape and np.abs(found - disparity).max(initial=0) <= 1 / KITTI_SCALE, f"{path}: read back"
             progress()
         write_atomic(target, lambda file: _zip(folder, file))
+
+
+def _read(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        left, right = read_image(pair.left), read_image(pair.right)
+    except ValueError as error:
+        raise UserError(f"{error}; restore the benchmark's file") from None
+    if left.shape != right.shape:
+        sizes = " and ".join(f"{view.shape[1]}x{view.shape[0]}" for view in (left, right))
+        raise UserError(f"{pair.left} and {pair.right} are {sizes}; expected two views of one size, so restore the benchmark's files")
+    return left, right
 
 
 def _check(disparity: np.ndarray, pair: Pair, size: tuple[int, ...], most: float) -> None:

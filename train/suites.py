@@ -88,11 +88,12 @@ def open_suite(suite: Suite, data_root: Path | None) -> list[Task]:
     Raises UserError for a data set that is not there.
     """
     root = None if data_root is None else str(data_root)
-    data = DataConfig(datasets=list(suite.datasets), image_sizes=[(32, 32)], stereo_augmentation=False, root=root)  # sizes are native
-    sources, _ = build_sources(suite.datasets, data, "datasets", part="all")
+    whole = [entry.model_copy(update={"weight": 1.0, "steps": None}) for entry in suite.datasets]  # what is measured is measured once
+    data = DataConfig(datasets=[*whole], image_sizes=[(32, 32)], stereo_augmentation=False, root=root)  # sizes are native
+    sources, _ = build_sources(whole, data, "datasets", part="all")
     several = len(sources) > 1
     tasks = []
-    for entry, source in zip(suite.datasets, sources, strict=True):
+    for entry, source in zip(whole, sources, strict=True):
         protocol = suite.protocol
         if entry.protocol is not None:
             protocol = protocol.model_copy(update={name: getattr(entry.protocol, name) for name in entry.protocol.model_fields_set})
@@ -117,4 +118,7 @@ def model_changes(overrides: Sequence[str]) -> dict[str, Any]:
         apply_override(content, override)
     if other := sorted(content.keys() - {"model"}):
         raise UserError(f"--set {other[0]}: only keys of the network can be changed here, as in --set model.disparity_attention=heads")
-    return content.get("model", {})
+    changes = content.get("model", {})
+    if not isinstance(changes, dict):
+        raise UserError(f"--set model={changes!r}: expected a key of the network, as in --set model.disparity_attention=heads")
+    return changes

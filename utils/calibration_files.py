@@ -1,15 +1,14 @@
 """Files that hold the calibration of a rectified pair, one reader per format. What is computed from one is in `geometry`."""
 
 import json
-import math
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
 
-from utils.calibration import Calibration
+from utils.calibration import Calibration, check_camera, check_same_focal, checked_calibration
 from utils.errors import UserError
 from utils.rectification import of_projections
 
@@ -24,13 +23,15 @@ def read_middlebury_calibration(path: Path) -> Calibration:
     """
     entries = dict(ENTRY.findall(path.read_text(encoding="utf-8-sig", errors="replace")))
     cam0 = _camera(path, entries, "cam0")
-    doffs = _numbers(path, entries, "doffs", 1)[0] if "doffs" in entries else _camera(path, entries, "cam1")[2] - cam0[2]
+    cam1 = _camera(path, entries, "cam1") if "cam1" in entries or "doffs" not in entries else cam0
+    check_same_focal((cam0[0], cam0[4]), (cam1[0], cam1[4]), path)
+    doffs = _numbers(path, entries, "doffs", 1)[0] if "doffs" in entries else cam1[2] - cam0[2]
     (baseline_mm,), (width,), (height,) = (_numbers(path, entries, name, 1) for name in ("baseline", "width", "height"))
-    return _calibration(
+    return checked_calibration(
         path,
         focal_px=cam0[0],
         baseline_m=baseline_mm / 1000,
-        size=(round(width), round(height)),
+        size=(width, height),
         doffs_px=doffs,
         centre=(cam0[2], cam0[5]),
         focal_y_px=cam0[4],
@@ -49,12 +50,14 @@ def read_scene_calibration(path: Path) -> Calibration | None:
             return None
         focal_px, baseline_m, doffs_px = (float(given[name]) for name in ("fx", "baseline_m", "doffs"))
         centre = None if None in (given.get("cx"), given.get("cy")) else (float(given["cx"]), float(given["cy"]))
-        size = (int(content["width"]), int(content["height"]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        size = (float(content["width"]), float(content["height"]))
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise UserError(
             f"{path}: no description of a scene ({type(error).__name__}: {error}); expected an object with width, height and calibration"
         ) from None
-    return _calibration(path, focal_px=focal_px, focal_y_px=focal_px, baseline_m=baseline_m, size=size, doffs_px=doffs_px, centre=centre)
+    return checked_calibration(
+        path, focal_px=focal_px, focal_y_px=focal_px, baseline_m=baseline_m, size=size, doffs_px=doffs_px, centre=centre
+    )
 
 
 def read_ndds_calibration(path: Path, baseline_m: float) -> Calibration:
@@ -67,14 +70,16 @@ def read_ndds_calibration(path: Path, baseline_m: float) -> Calibration:
         left, right = ({key: float(value) for key, value in cameras[side]["intrinsic_settings"].items()} for side in ("left", "right"))
         size = cameras["left"]["captured_image_size"]
         doffs_px, centre = right["cx"] - left["cx"], (left["cx"], left["cy"])
-        width, height = int(size["width"]), int(size["height"])
+        width, height = float(size["width"]), float(size["height"])
         focal_px, focal_y_px = left["fx"], left["fy"]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        others = right["fx"], right["fy"]
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise UserError(
             f"{path}: {type(error).__name__}: {error}; expected camera_settings of 'left' and 'right' with intrinsic_settings and "
             "captured_image_size, as Falling Things has them"
         ) from None
-    return _calibration(
+    check_same_focal((focal_px, focal_y_px), others, path)
+    return checked_calibration(
         path, focal_px=focal_px, baseline_m=baseline_m, size=(width, height), doffs_px=doffs_px, centre=centre, focal_y_px=focal_y_px
     )
 
@@ -88,7 +93,7 @@ def read_spring_calibration(path: Path, frame: int, size: tuple[int, int], basel
         x, y = centre
     except ValueError:
         raise UserError(f"{path}: line {frame}: found '{' '.join(words)}'; expected fx fy cx cy of frame {frame}") from None
-    return _calibration(path, focal_px=focal_px, baseline_m=baseline_m, size=size, centre=(x, y), focal_y_px=focal_y_px)
+    return checked_calibration(path, focal_px=focal_px, baseline_m=baseline_m, size=size, centre=(x, y), focal_y_px=focal_y_px)
 
 
 def read_booster_calibration(path: Path, size: tuple[int, int]) -> Calibration:
@@ -104,7 +109,8 @@ def read_booster_calibration(path: Path, size: tuple[int, int]) -> Calibration:
         left = right = baseline_mm = None
     if left is None or right is None or baseline_mm is None or min(*left.shape, *right.shape) < 3:
         raise UserError(f"{path}: no matrices proj_matL and proj_matR; expected the calibration as Booster has it")
-    return _calibration(
+    check_same_focal((left[0, 0], left[1, 1]), (right[0, 0], right[1, 1]), path)
+    return checked_calibration(
         path,
         focal_px=float(left[0, 0]),
         baseline_m=baseline_mm / 1000,
@@ -142,7 +148,7 @@ def read_kitti_calibration(path: Path, cameras: KittiCameras, size: tuple[int, i
     projections = [_kitti_numbers(path, lines, form.format(number), 12).reshape(3, 4) for number in (left, right)]
     if f"S_rect_0{left}" in lines:
         width, height = _kitti_numbers(path, lines, f"S_rect_0{left}", 2)
-        size = (round(width), round(height))
+        return of_projections(*projections, size=(float(width), float(height)), where=path)
     return of_projections(*projections, size=size, where=path)
 
 
@@ -163,24 +169,20 @@ def read_k_calibration(path: Path, size: tuple[int, int]) -> Calibration:
     """
     lines = [line.split() for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if line.strip()]
     try:
-        (fx, _, cx, _, fy, cy, *_), (baseline_m,) = ([float(word) for word in words] for words in lines)
-        if len(lines[0]) != 9:
-            raise ValueError
+        numbers, (baseline_m,) = ([float(word) for word in words] for words in lines)
+        matrix = np.array(numbers).reshape(3, 3)
     except ValueError:
         raise UserError(f"{path}: expected nine numbers of K on the first line and the baseline in metres on the second") from None
-    return _calibration(path, focal_px=fx, focal_y_px=fy, baseline_m=baseline_m, size=size, centre=(cx, cy))
-
-
-def _calibration(path: Path, *, focal_px: float, focal_y_px: float, baseline_m: float, size: tuple[int, int], **others: Any) -> Calibration:
-    numbers = (focal_px, focal_y_px, baseline_m, *size)
-    if not all(number > 0 and math.isfinite(number) for number in numbers):
-        raise UserError(f"{path}: focal lengths, baseline, width and height must be positive; correct the file")
-    return Calibration(focal_px=focal_px, focal_y_px=focal_y_px, baseline_m=baseline_m, size=size, **others)
+    check_camera(matrix, path, "K")
+    (fx, _, cx), (_, fy, cy), _ = matrix.tolist()
+    return checked_calibration(path, focal_px=fx, focal_y_px=fy, baseline_m=baseline_m, size=size, centre=(cx, cy))
 
 
 def _camera(path: Path, entries: dict[str, str], name: str) -> list[float]:
     """The nine numbers of a camera matrix, row by row."""
-    return _numbers(path, entries, name, 9)
+    numbers = _numbers(path, entries, name, 9)
+    check_camera(np.array(numbers).reshape(3, 3), path, name)
+    return numbers
 
 
 def _numbers(path: Path, entries: dict[str, str], name: str, count: int) -> list[float]:

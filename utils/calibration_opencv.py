@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import cv2
 import numpy as np
 
-from utils.calibration import Calibration
+from utils.calibration import Calibration, check_camera, checked_calibration
 from utils.errors import UserError, shorten
 from utils.rectification import StereoRig, of_projections
 
@@ -99,7 +99,8 @@ def of_reprojection(q: np.ndarray, *, size: tuple[int, int], where: object, unit
         raise UserError(f"{where}: Q[2, 3] is {focal_px:g} and Q[3, 2] {inverse_baseline:g}; expected the focal length and 1 / baseline")
     if inverse_baseline < 0:
         raise UserError(f"{where}: Q has a negative baseline: the second camera is to the left of the first; exchange the two")
-    return Calibration(
+    return checked_calibration(
+        where,
         focal_px=focal_px,
         focal_y_px=focal_px,
         baseline_m=unit_m / inverse_baseline,
@@ -118,6 +119,10 @@ def rig(entries: Entries, size: tuple[int, int], path: Path, unit_m: float = 1.0
             raise UserError(f"{path}: {name} holds {entries[name].size} numbers; expected 4, 5, 8, 12 or 14, as OpenCV's camera model has")
     if min(entries[name][i, i] for name in ("K1", "K2") for i in (0, 1)) <= 0 or not entries["T"].any():
         raise UserError(f"{path}: a focal length in K1 or K2 is not positive, or T is 0; expected what stereoCalibrate gives")
+    for name in ("K1", "K2"):
+        check_camera(entries[name], path, name)
+    if min(size) < 1:
+        raise UserError(f"{path}: the images would be {size[0]} x {size[1]}; expected width and height of at least 1; correct the file")
     return StereoRig(
         matrices=(entries["K1"], entries["K2"]),
         distortions=(entries["D1"], entries["D2"]),

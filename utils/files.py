@@ -55,6 +55,23 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def damage(path: Path, expected: Mapping[str, Any]) -> str | None:
+    """How a file is not what was written, in a line that begins with its path; None where it is. Reads every byte.
+
+    expected: its "size" in bytes and its "sha256".
+    """
+    try:
+        if not path.exists():
+            return f"{path}: found no file, expected {expected['size']} bytes"
+        if (size := path.stat().st_size) != expected["size"]:
+            return f"{path}: found {size} bytes, expected {expected['size']}"
+        if sha256(path) != expected["sha256"]:
+            return f"{path}: its content is not what was written, by its digest"
+    except OSError as error:
+        return f"{path}: cannot be read ({error.strerror})"
+    return None
+
+
 def inside(root: Path, relative: str, where: object) -> Path:
     """`root`/`relative`, for paths out of a file that came with a data set. UserError, beginning with `where`, for one that leads out.
 

@@ -8,7 +8,7 @@ from typing import Self
 import cv2
 import numpy as np
 
-from utils.calibration import Calibration
+from utils.calibration import Calibration, check_camera, check_same_focal, checked_calibration
 from utils.errors import UserError
 
 
@@ -81,7 +81,7 @@ def rectify(rig: StereoRig) -> Rectification:
     return Rectification(maps, calibration)
 
 
-def of_projections(left: np.ndarray, right: np.ndarray, *, size: tuple[int, int], where: object, unit_m: float = 1.0) -> Calibration:
+def of_projections(left: np.ndarray, right: np.ndarray, *, size: tuple[float, float], where: object, unit_m: float = 1.0) -> Calibration:
     """The geometry in a pair of (3, 4) projection matrices of rectified cameras, as stereoRectify and KITTI give them, in pixels of `size`.
 
     unit_m: metres per unit of their last column. Raises UserError, beginning with `where`, for matrices of no such pair.
@@ -89,11 +89,15 @@ def of_projections(left: np.ndarray, right: np.ndarray, *, size: tuple[int, int]
     focal_px, offset = float(right[0, 0]), left[:2, 3] - right[:2, 3]
     if not (np.isfinite(left).all() and np.isfinite(right).all()) or focal_px <= 0 or left[0, 0] <= 0 or left[1, 1] <= 0:
         raise UserError(f"{where}: the projections have no positive focal lengths; expected those of a rectified pair")
+    for projection, name in ((left, "the left projection"), (right, "the right projection")):
+        check_camera(projection[:, :3], where, name)
+    check_same_focal((left[0, 0], left[1, 1]), (right[0, 0], right[1, 1]), where)
     if abs(offset[1]) > abs(offset[0]):
         raise UserError(f"{where}: the second camera is above or below the first; expected one beside it")
     if offset[0] <= 0:
         raise UserError(f"{where}: the second camera is to the left of the first, or in the same place; exchange the two")
-    return Calibration(
+    return checked_calibration(
+        where,
         focal_px=float(left[0, 0]),
         focal_y_px=float(left[1, 1]),
         baseline_m=float(offset[0]) / focal_px * unit_m,

@@ -45,6 +45,11 @@ def test_arrays_and_tensors_are_the_same_to_it():
     np.testing.assert_array_equal(direct[0].clamp(min=0).numpy(), expected)
 
 
+def test_a_pair_that_has_no_half_size_is_refused():
+    with pytest.raises(UserError, match=r"infer: 40 x 1 \(width x height\) leaves nothing at 0\.5 of its size"):
+        tiny().infer(*pair(1, 40), iters=1, hierarchical=True)
+
+
 def test_hierarchical_with_a_multiple_of_32_starts_from_the_coarse_pass():
     """By hand, for a size without padding, where the published oddity adds nothing."""
     model = tiny().eval()

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from core import build_model, load_model
 from core.convert import to_published
+from core.weight_export import check_half, read_checked
 from core.weight_files import read_cfg, read_weights
 from tests.conftest import SHARED
 from tests.core.golden import filled_state
@@ -145,3 +146,28 @@ def test_bad_files_are_one_clear_line_each(tmp_path):
             load_model(tmp_path / name)
         assert str(caught.value).startswith(str(tmp_path / name)) and "\n" not in str(caught.value), name
     assert not (tmp_path / "exploded").exists()
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    _, content = our_checkpoint()
+    state = {key: value.clone() for key, value in content["model"].items()}
+    state["classifier.score.weight"].view(-1)[:2] = torch.tensor([float("nan"), float("-inf")])
+    torch.save({**content, "model": state}, tmp_path / "w.pt")
+    for read in (load_model, read_checked):
+        with pytest.raises(UserError, match=r"w\.pt: 2 of \d+ values of classifier\.score\.weight are not finite, and some in 1 entries"):
+            read(tmp_path / "w.pt")
+
+
+def test_weights_of_whole_numbers_are_refused(tmp_path):
+    _, content = our_checkpoint()
+    state = {**content["model"], "context.conv.bias": torch.zeros(8, dtype=torch.int64)}
+    torch.save({**content, "model": state}, tmp_path / "w.pt")
+    for read in (load_model, read_checked):
+        with pytest.raises(UserError, match=r"1 wrong: context\.conv\.bias is int64, expected floating point"):
+            read(tmp_path / "w.pt")
+
+
+def test_values_that_half_precision_does_not_hold_are_refused():
+    check_half({"a": torch.tensor([65504.0]), "steps": torch.tensor(70000)}, "w.pt")
+    with pytest.raises(UserError, match=r"w\.pt: as float16: 1 of 2 values of b are not finite.*without --fp16"):
+        check_half({"a": torch.tensor([1.0]), "b": torch.tensor([1.0, 70000.0])}, "w.pt")

@@ -77,6 +77,14 @@ def test_half_the_size_is_nearly_the_same_disparity(checkpoint, tmp_path):
     assert 0 < np.abs(found[0] - found[1]).max() < 0.2
 
 
+def test_what_half_precision_makes_infinite_is_refused_before_anything_is_written(checkpoint, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    content["model"]["classifier.score.weight"].view(-1)[0] = 70000
+    torch.save(content, checkpoint)
+    refused(export(checkpoint, tmp_path / "out", "--fp16"), "as float16", "classifier.score.weight", "--fp16")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(("implementation", "scales"), [("reg", [1.0]), ("alt", [1.0, 1.5])])
 def test_the_graph_gives_the_same_numbers_elsewhere(checkpoint, onnxruntime, tmp_path, implementation, scales):
     """It is one pass, which is said where the network makes several."""

@@ -27,6 +27,12 @@ def test_features_are_found_where_they_are():
     assert len(rows) > 100 and np.median(np.abs(rows)) == 0 and abs(np.median(columns) - 8) < 1
 
 
+def test_a_pair_of_one_pixel_passes():
+    assert check_views(*scene(200, 300)) == {}
+    for height, width in ((1, 1), (1, 40), (40, 1)):
+        assert check_views(*np.zeros((2, height, width, 3), np.uint8)) == {}
+
+
 def test_a_good_pair_passes():
     assert check_views(*scene()) == {}
 

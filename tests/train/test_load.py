@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from core import load_model
+from core.weight_export import read_checked
 from tests.core.networks import TINY, tiny
-from train.checkpoint import Checkpoints
+from train.checkpoint import Checkpoint, Checkpoints
 from train.load import find_weights, load_trained
+from train.marks import mark
 from utils.errors import UserError
 
 RUN = "0123456789abcdef" * 2
@@ -21,7 +23,7 @@ def workspace(tmp_path):
     checkpoints.folder.mkdir(parents=True)
     state = tiny().state_dict()
     for step, factor in ((50, 1), (100, 3)):
-        weights = {"model_config": TINY, "carried": {}}
+        weights = {"step": step, "model_config": TINY, "carried": {}}
         part = {key: factor * value if value.is_floating_point() else value for key, value in state.items()}
         double = {key: 2 * value if value.is_floating_point() else value for key, value in part.items()}
         content = {"model": weights | {"model": part}, "optimizer": {"step": step}, "ema": weights | {"model": double}}
@@ -54,6 +56,27 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
     torch.save({"files": {"../00000001.pt": {}, "weights.pt": {}}}, tmp_path / "latest.pt")
     with pytest.raises(UserError, match=r"latest\.pt: names no weights <step>\.pt"):
         load_model(tmp_path)
+
+
+def test_a_file_that_is_not_what_its_record_says_is_refused(workspace):
+    """A value's bytes, which the format's own checksum does not look at."""
+    folder = workspace / "checkpoint"
+    mark(Checkpoint(folder, 100))
+    for name in ("00000100_ema.pt", "last.safetensors"):
+        path = folder / name
+        whole = path.read_bytes()
+        assert factor_of(load_trained(path)) == pytest.approx(6)
+        value = load_model(path).state_dict()["classifier.score.weight"].numpy().tobytes()
+        at = whole.index(value)
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        for read in (load_trained, read_checked):
+            with pytest.raises(UserError, match=rf"{name}: its content is not what was written, by its digest; restore the file"):
+                read(path)
+        path.write_bytes(whole)
+    (folder / "last.json").write_text(
+        (folder / "last.json").read_text().replace('"step": 100', '"step": 50').replace('"sha256": "', '"sha256": "0')
+    )
+    assert factor_of(load_trained(folder / "last.safetensors")) == pytest.approx(6)  # of the step before: the run is about to write it
 
 
 class Store:
@@ -94,6 +117,15 @@ def test_a_run_from_elsewhere_is_its_artifacts(workspace):
 def test_networks_know_nothing_of_mlflow_but_who_does():
     with pytest.raises(UserError, match=r"if it is the id of an MLflow run, use train\.load\.load_trained"):
         load_model(RUN)
+
+
+def test_a_store_that_cannot_be_is_one_line(monkeypatch):
+    def client():
+        raise ValueError("nonsense is no address of a store")
+
+    monkeypatch.setattr("train.load._client", client)
+    with pytest.raises(UserError, match=r"not found in the store \(ValueError: nonsense.*check MLFLOW_TRACKING_URI"):
+        load_trained(RUN)
 
 
 def test_what_names_nothing_is_one_line(tmp_path):

@@ -113,6 +113,17 @@ def test_what_the_server_would_refuse_leaves_no_archive(images, tmp_path, predic
     assert not list(tmp_path.glob("*.zip*"))
 
 
+@pytest.mark.parametrize(("broken", "message"), [("cut", "the PNG is cut off; restore"), ("size", "are 6x4 and 5x4; expected two views")])
+def test_pictures_are_read_before_anything_is_predicted(images, tmp_path, broken, message):
+    pairs = list_pairs("kitti2015", images("kitti2015"), partial=True)
+    if broken == "cut":
+        pairs[-1].right.write_bytes(pairs[-1].right.read_bytes()[:60])
+    else:
+        write_image(pairs[-1].right, PICTURE[:, :5])
+    with pytest.raises(UserError, match=message):
+        write_submission("kitti2015", pairs, lambda left, right: pytest.fail("predicted"), tmp_path / "out.zip", "Ours")
+
+
 def test_nothing_is_overwritten_and_names_are_names(images, tmp_path):
     pairs = list_pairs("kitti2015", images("kitti2015"), partial=True)
     (tmp_path / "there.zip").write_text("x")

@@ -42,6 +42,14 @@ def test_images_are_called_by_their_keys_and_by_their_data_set_where_there_are_s
     assert [task.name for task in first_of_each(both, 1)] == ["a/0", "b/0"]
 
 
+def test_weights_and_steps_of_training_say_nothing_here(tmp_path):
+    add(tmp_path / "a", "0")
+    add(tmp_path / "b", "0")
+    for entries in ([{"name": "a", "weight": 0}], [{"name": "a", "steps": 3}, {"name": "b"}]):
+        entries = [entry | {"path": entry["name"]} for entry in entries]
+        assert len(open_suite(load_suite(write_suite(tmp_path, datasets=entries)), tmp_path)) == len(entries)
+
+
 def test_images_are_reduced_where_the_protocol_says_so(tmp_path):
     add(tmp_path / "a", "0")
     entries = [{"name": "native", "path": "a"}, {"name": "small", "path": "a", "protocol": {"resolution": [6, 8]}}]
@@ -80,3 +88,6 @@ def test_changes_are_of_the_network_alone():
     assert model_changes(["model.disparity_attention=heads", "model.valid_iters=4"]) == {"disparity_attention": "heads", "valid_iters": 4}
     with pytest.raises(UserError, match="only keys of the network"):
         model_changes(["data.workers=2"])
+    for value in ("abc", "3", "null", "[]"):
+        with pytest.raises(UserError, match=r"--set model=.*: expected a key of the network"):
+            model_changes([f"model={value}"])

@@ -53,7 +53,17 @@ def test_middlebury_without_doffs_takes_the_difference_of_the_principal_points(t
         ("baseline=193.001\n", "", "no line 'baseline='"),
         ("doffs=4.5", "doffs=abc", "doffs=abc: expected one number"),
         ("; 0 0 1]\ncam1", "]\ncam1", r"cam0=\[100 0 31\.5; 0 101 23\]: expected 9 numbers"),
-        ("width=64", "width=0", "focal lengths, baseline, width and height must be positive"),
+        ("width=64", "width=0", "the width is 0; focal lengths, baseline, width and height must be positive"),
+        ("width=64", "width=inf", "the width is inf; focal"),
+        ("width=64", "width=0.3", "the size is below a pixel"),
+        ("doffs=4.5", "doffs=nan", "doffs is nan; focal"),
+        ("cam0=[100 0 31.5", "cam0=[100 0 nan", "cx is nan; focal"),
+        (
+            "cam0=[100 0 31.5; 0 101 23; 0 0 1]",
+            "cam0=[100 0 0; 0 101 0; 31.5 23 1]",
+            r"cam0 is 100 0 0; 0 101 0; 31\.5 23 1; expected fx 0 cx",
+        ),
+        ("cam1=[100 0 36", "cam1=[110 0 36", "the focal lengths are 100 101 on the left, 110 101 on the right"),
     ],
 )
 def test_middlebury_names_what_is_wrong(tmp_path, old, new, said):

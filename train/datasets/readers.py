@@ -106,9 +106,12 @@ def read_nocc_mask(path: Path) -> np.ndarray:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """bool (H, W), where a picture (any of its channels) or an NPY array is not 0."""
+    """bool (H, W), where a picture (any of its channels but alpha) or an NPY array is not 0."""
     values = read_array(path) if path.suffix == ".npy" else read_raw(path)
-    return (values if values.ndim == 2 else values.max(axis=2)) != 0
+    if values.ndim == 3:
+        channels = values.shape[2]
+        values = values[..., : channels - 1 if channels in (2, 4) else channels].max(axis=2)
+    return values != 0
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:

@@ -182,6 +182,13 @@ def test_masks_are_whatever_is_not_zero(tmp_path):
         assert read_mask(tmp_path / name).tolist() == [[False, True, True]]
 
 
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_the_alpha_of_a_mask_is_no_part_of_it(tmp_path, mode):
+    image = Image.fromarray(np.array([[0, 255, 1]], np.uint8)).convert(mode)
+    image.save(tmp_path / "mask.png")
+    assert read_mask(tmp_path / "mask.png").tolist() == [[False, True, True]]
+
+
 def test_what_float32_cannot_hold_is_unknown(tmp_path):
     np.save(tmp_path / "a.npy", np.array([[1e300, 2, 1e-300]]))
     disparity, valid = read_npy_disparity(tmp_path / "a.npy")
