@@ -113,7 +113,7 @@ def _live_view(
         capture = Capture(source, report, paced=window, patience_s=patience)
         about = {"checkpoint": spec, "settings": asdict(asked), "calibration": asdict(geometry) if geometry else None}
         kept = Snapshots(snapshots, geometry, about)
-        recorder = None if record is None else Recorder(record, None if source.live else source.fps or None)
+        recorder = None if record is None else Recorder(record, None if source.live else source.fps or None, source.files)
         summary = view(
             capture,
             Looker(capture.pairs, estimator, path.name, report, rectification=rectification, watcher=watcher),

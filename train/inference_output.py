@@ -1,7 +1,7 @@
 """What is written of a pair: disparity, colours, confidence, depth and points, and `inference.json`, which says what the files mean."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ ABOUT = {
     "points.ply": "metres; x right, y down, z forward from the left camera",
     "left.png, right.png": "the rectified pair that all of this belongs to",
 }
+ABOUT_FILE = "inference.json"
+NAMES = frozenset([*", ".join(ABOUT).split(", "), "colour.png", "colour.mp4", ABOUT_FILE])
 
 
 @dataclass
@@ -55,6 +57,34 @@ class Output:
     fps: float | None = None
     _video: VideoWriter | None = field(default=None, init=False)
     _brightest: float | None = field(default=None, init=False)
+    _claimed: frozenset[str] = field(default=NAMES, init=False)
+
+    def claim(self, names: Iterable[str], inputs: Iterable[Path], *, occluded: bool, calibrated: bool, rectified: bool) -> None:
+        """Before anything is written for pairs of these names. occluded, calibrated, rectified: whether a pair may be so.
+
+        Raises UserError where a file to be written is one of `inputs`, or is there and not of an earlier run by its `inference.json`.
+        """
+        files = self._files(occluded=occluded, calibrated=calibrated, rectified=rectified)
+        video = ["colour.mp4"] if self.fps is not None and "colour" in self.formats else []
+        read, earlier = {_identity(path) for path in inputs if path.exists()}, _written(self.folder)
+        self._claimed = earlier | {*files, *video, ABOUT_FILE}
+        for folder, expected in [(self.folder, [*video, ABOUT_FILE]), *((self.folder / name, files) for name in names)]:
+            found = [folder / name for name in expected if (folder / name).exists()]
+            if own := [path for path in found if _identity(path) in read]:
+                raise UserError(f"--output {self.folder}: {own[0]} is one of the inputs and would be overwritten; pass another folder")
+            ours = earlier | _written(folder)
+            if others := [path for path in found if path.name not in ours]:
+                raise UserError(
+                    f"--output {self.folder}: {others[0]} is there already and was not written by infer, as no {ABOUT_FILE} says so; pass "
+                    "another folder, or move it away"
+                )
+
+    def _files(self, *, occluded: bool, calibrated: bool, rectified: bool) -> list[str]:
+        """Names of what a pair's folder may hold in the end."""
+        maps = ["disparity", "confidence", *(["depth"] if calibrated else [])]
+        files = [f"{name}.{form}" for name in maps for form in MAPS if form in self.formats]
+        files += ["occluded.png"] * occluded + ["colour.png"] * ("colour" in self.formats and self.fps is None)
+        return files + ["points.ply"] * (calibrated and "ply" in self.formats) + ["left.png", "right.png"] * rectified
 
     def write(self, pair: Pair, result: Result, calibration: Calibration | None, *, rectified: bool = False) -> dict[str, str]:
         """All files of one pair; kind -> sentence of what could not be stored. rectified: the views are new, so they are written too."""
@@ -109,8 +139,23 @@ class Output:
         """Finish the video, and write `inference.json`: `about` and what the files mean."""
         if self._video is not None:
             self._video.close()
-        content = {**about, "png_scale": self.png_scale, "files": ABOUT}
-        write_atomic(self.folder / "inference.json", json.dumps(content, indent=2, default=str) + "\n")
+        content = {**about, "png_scale": self.png_scale, "files": ABOUT, "written": sorted(self._claimed)}
+        write_atomic(self.folder / ABOUT_FILE, json.dumps(content, indent=2, default=str) + "\n")
+
+
+def _written(folder: Path) -> frozenset[str]:
+    """Names of files in `folder` and below it that its `inference.json` says are ours; none where there is no such file."""
+    try:
+        content = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
+        return frozenset(content.get("written", NAMES)) if {"png_scale", "files"} <= content.keys() else frozenset()
+    except (OSError, ValueError, AttributeError, TypeError):
+        return frozenset()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """The same of every path to one file."""
+    about = path.stat()
+    return about.st_dev, about.st_ino
 
 
 def depth_of(result: Result, calibration: Calibration) -> np.ndarray:

@@ -38,9 +38,13 @@ class Pairs(Protocol):
     """Pairs in their order, read one by one. Raises UserError for one that cannot be read, or whose sizes differ.
 
     fps: frames per second of a video, None for pictures. len: how many are expected, 0 where that is not known.
+    names: of the pairs that are expected. inputs: every file that is read; calibrations: those among them that are one.
     """
 
     fps: float | None
+    names: list[str]
+    inputs: list[Path]
+    calibrations: list[Path]
 
     def __len__(self) -> int: ...
 
@@ -85,6 +89,8 @@ class PicturePairs:
 
     def __init__(self, names: list[str], files: list[list[Path]], calibrations: list[Path | None]) -> None:
         self._rows = list(zip(names, files, calibrations, strict=True))
+        self.names, self.calibrations = names, [path for path in dict.fromkeys(calibrations) if path is not None]
+        self.inputs = [*(file for row in files for file in row), *self.calibrations]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -107,6 +113,9 @@ class VideoPairs:
         for reader in readers:
             reader.close()
         self._expected = min(counts)
+        self.names = [f"{i:06d}" for i in range(max(1, self._expected))]
+        self.calibrations = [] if calibration is None else [calibration]
+        self.inputs = [*files, *self.calibrations]
         if len(counts) == 2 and all(counts) and counts[0] != counts[1]:
             raise UserError(
                 f"{files[0]} has {counts[0]} frames, {files[1]} {counts[1]}; expected videos of the same length, recorded in step; cut the "

@@ -212,6 +212,7 @@ def test_a_run_that_is_training_is_followed_past_a_half_written_checkpoint(tmp_p
         ({"watch_checkpoint": True, "checkpoint": None}, "--watch_checkpoint: nothing trains OpenCV's matching"),
         ({"calibration": "none.txt"}, r"none\.txt: no such file; expected a calibration"),
         ({"calibration": "empty.avi"}, "no calibration that is known"),
+        ({"record": "left.avi"}, r"--record .*left\.avi is read meanwhile and would be overwritten"),
         ({"record": "view.gif"}, r"--record .*view\.gif: expected a video"),
         ({"device": "tpu9"}, "--device tpu9"),
         ({"precision": "fp16", "device": "cpu"}, "--precision fp16: needs a GPU"),

@@ -118,3 +118,45 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     pairs = open_pairs(*pictures(tmp_path, (40, 20)))
     with pytest.raises(UserError, match=r"out: cannot be written \(.*\); pass another --output"):
         run(tmp_path / "out", pairs, sees_the_wall(0))
+
+
+def seen_from(root):
+    """Pairs and ground truth of two scenes, in the way that data sets have them."""
+    for scene in ("a", "b"):
+        (root / scene).mkdir(parents=True)
+        pictures(root / scene, (60, 20))
+        write_image(root / scene / "disparity.png", np.full((20, 60), 7, np.uint16))
+    return open_pairs(str(root / "*" / "left.png"), str(root / "*" / "right.png"))
+
+
+def test_ground_truth_is_not_overwritten(tmp_path):
+    pairs = seen_from(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
+    with pytest.raises(UserError, match=r"a/disparity\.png is there already and was not written by infer.*; pass another folder"):
+        run(tmp_path, pairs, sees_the_wall(0), files=("png",))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    run(tmp_path, pairs, sees_the_wall(0), files=("npy",))  # beside it is no harm, and its inference.json does not make the truth ours
+    with pytest.raises(UserError, match="was not written by infer"):
+        run(tmp_path, pairs, sees_the_wall(0), files=("png",))
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_the_pair_itself_is_not_overwritten(tmp_path):
+    path = tmp_path / "rig.yml"
+    formats.storage(path, **formats.cameras())
+    pairs, choices = open_pairs(*pictures(tmp_path, (120, 40)), calibration=str(path)), formats.Choices(size=formats.SIZE)
+    before = (tmp_path / "left.png").read_bytes()
+    with pytest.raises(UserError, match=r"left\.png is one of the inputs and would be overwritten"):
+        run(tmp_path, pairs, sees_the_wall(0), choices=choices)
+    assert (tmp_path / "left.png").read_bytes() == before and not (tmp_path / "depth.npy").exists()
+
+
+def test_the_same_place_can_be_written_again(tmp_path):
+    pairs = seen_from(tmp_path / "scenes")
+    for files in (("npy",), ("png", "npy"), ("npy",), ("png", "colour")):
+        run(tmp_path / "out", pairs, sees_the_wall(0), files=files)
+    assert (tmp_path / "out" / "b" / "colour.png").is_file()
+    about = json.loads((tmp_path / "out" / "inference.json").read_text())
+    assert {"disparity.npy", "disparity.png", "colour.png", "inference.json"} <= set(about["written"])
+    (tmp_path / "out" / "inference.json").write_text(json.dumps({"png_scale": 256, "files": {}}))  # of a version that did not say
+    run(tmp_path / "out", pairs, sees_the_wall(0))
