@@ -74,10 +74,14 @@ def open_pairs(
     if any(videos):
         if not all(videos) or any(FIELDS.search(spec) for spec in specs):
             raise UserError(f"{' and '.join(specs)}: expected two videos, or no video at all; one pair of videos at a time")
+        if len(specs) == 2:
+            _refuse_same(Path(specs[0]), Path(specs[1]))
         return VideoPairs([Path(spec) for spec in specs], _one_calibration(calibration))
     tables = [list_files(spec, option) for option, spec in zip(*views, strict=True)]
     if len(tables) == 2:
         tables = _matched(tables, specs)
+        for name, file in tables[0].items():
+            _refuse_same(file, tables[1][name])
     names = sorted(tables[0])
     return PicturePairs(names, [[table[name] for table in tables] for name in names], _calibrations(calibration, names))
 
@@ -202,6 +206,14 @@ def _matched(tables: list[dict[str, Path]], specs: list[str]) -> list[dict[str, 
             "the same name, or pass patterns whose wildcards stand for the same"
         )
     return tables
+
+
+def _refuse_same(left: Path, right: Path) -> None:
+    if left.exists() and right.exists() and left.samefile(right):
+        raise UserError(
+            f"--left and --right: {left} would be both views of a pair; pass the other eye's file as --right, or of a folder with both "
+            "eyes patterns such as '*_left.png' and '*_right.png'"
+        )
 
 
 def _without_eye(name: str) -> str:
