@@ -60,7 +60,10 @@ def _evaluate(
     from train.measure import Processes, measure, plan_runs, worst
     from train.predictors import build_predictor, choose_device
     from train.suites import first_of_each, load_suite, model_changes, open_suite
+    from utils.files import check_json_target
 
+    if output is not None:
+        check_json_target(output)
     processes = Processes()
     place = choose_device(device or processes.device)
     tasks = open_suite(load_suite(suite), data_root)

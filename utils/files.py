@@ -43,6 +43,13 @@ def write_atomic(path: Path, content: bytes | str | Callable[[BinaryIO], object]
         raise
 
 
+def check_json_target(path: Path, option: str = "--output") -> None:
+    """UserError for what a JSON file of results should not be written to; tables and plots lie beside it under its name."""
+    if path.suffix.lower() != ".json" or path.is_dir():
+        found = "is a folder" if path.is_dir() else "does not end in .json"
+        raise UserError(f"{option} {path}: {found}; expected a file such as {path.with_suffix('.json').name or 'results.json'}")
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete what writers of `folder` that were killed left behind, `.*.tmp`. Not while another process may be writing there."""
     for path in folder.glob(".*.tmp"):

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from utils.errors import UserError
-from utils.files import format_config, inside, parse_json, read_config, write_atomic
+from utils.files import check_json_target, format_config, inside, parse_json, read_config, write_atomic
 
 
 def test_comments_and_trailing_commas_are_read():
@@ -89,3 +89,11 @@ def test_links_below_the_folder_are_followed(tmp_path):
 def test_a_path_with_a_zero_byte_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"list\.txt: 'a\\x00b' holds a zero byte"):
         inside(tmp_path, "a\0b", "list.txt")
+
+
+def test_results_go_into_a_json_file(tmp_path):
+    (tmp_path / "b.json").mkdir()
+    for path, said in ((tmp_path, "is a folder"), (tmp_path / "b.json", "is a folder"), (tmp_path / "b.png", r"does not end in \.json")):
+        with pytest.raises(UserError, match=rf"--output {path}: {said}; expected a file such as .*\.json"):
+            check_json_target(path)
+    check_json_target(tmp_path / "new.json")
