@@ -10,9 +10,9 @@ if __name__ == "__main__":  # run as a file, this folder comes first on the path
 
 import click
 
+from scripts.options import POSITIVE, SCALE
 from utils.errors import UserError
 
-POSITIVE = click.FloatRange(min=0, min_open=True)
 SIZE = {"nargs": 2, "type": click.IntRange(min=1), "metavar": "WIDTH HEIGHT"}
 
 
@@ -38,7 +38,7 @@ SIZE = {"nargs": 2, "type": click.IntRange(min=1), "metavar": "WIDTH HEIGHT"}
 @click.option("--iterations", type=click.IntRange(min=1), help="Refinement iterations.  [default: the network's own]")
 @click.option("--cascades", type=click.IntRange(1, 6), default=1, help="Passes, each at twice the size of the one before.")
 @click.option("--hierarchical", is_flag=True, help="A pass at half size first, as FoundationStereo's authors do it for large images.")
-@click.option("--scale", type=click.FloatRange(0.05, 4), default=1.0, help="Of the images before the network sees them.")
+@click.option("--scale", type=SCALE, default=1.0, help="Of the images before the network sees them.")
 @click.option("--tile", **SIZE, help="Cut large images into tiles of this size: memory is that of one of them.")
 @click.option("--tile_overlap", type=click.IntRange(min=2), default=64, help="Pixels that tiles share beside the range of disparity.")
 @click.option("--max_disparity", type=POSITIVE, help="Largest one, in pixels of the images; tiles overlap by it.  [default: the network's]")

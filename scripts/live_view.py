@@ -10,9 +10,9 @@ if __name__ == "__main__":  # run as a file, this folder comes first on the path
 
 import click
 
+from scripts.options import POSITIVE, SCALE
 from utils.errors import UserError
 
-POSITIVE = click.FloatRange(min=0, min_open=True)
 SIZE = {"nargs": 2, "type": click.IntRange(min=1), "metavar": "WIDTH HEIGHT"}
 
 
@@ -36,7 +36,7 @@ SIZE = {"nargs": 2, "type": click.IntRange(min=1), "metavar": "WIDTH HEIGHT"}
 @click.option("--cameras", type=click.Choice(["grey", "colour"]), help="Of KITTI's calibration.")
 @click.option("--no_rectify", is_flag=True, help="The pictures are rectified already.")
 @click.option("--iterations", type=click.IntRange(min=1), help="Refinement iterations; fewer are faster.  [default: the network's own]")
-@click.option("--scale", type=click.FloatRange(0.05, 4), default=1.0, help="Of the pictures before the network sees them; 0.5 is faster.")
+@click.option("--scale", type=SCALE, default=1.0, help="Of the pictures before the network sees them; 0.5 is faster.")
 @click.option("--max_disparity", type=POSITIVE, help="Pixels that are shown as nearest.  [default: what is seen]")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32")
 @click.option("--compile", "compiled", is_flag=True, help="By torch.compile: minutes at first, then faster.")
