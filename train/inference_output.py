@@ -87,7 +87,7 @@ class Output:
         return files + ["points.ply"] * (calibrated and "ply" in self.formats) + ["left.png", "right.png"] * rectified
 
     def write(self, pair: Pair, result: Result, calibration: Calibration | None, *, rectified: bool = False) -> dict[str, str]:
-        """All files of one pair; kind -> sentence of what could not be stored. rectified: the views are new, so they are written too."""
+        """All files of one pair; kind -> sentence of what is unknown or could not be stored. rectified: the views are new, and written too."""
         folder = self.folder / pair.name
         folder.mkdir(parents=True, exist_ok=True)
         lost = self._map(folder, "disparity", result.disparity, self.png_scale)
@@ -106,15 +106,21 @@ class Output:
         if rectified:
             write_image(folder / "left.png", pair.left)
             write_image(folder / "right.png", pair.right)
-        if not lost:
-            return {}
-        return {
-            "png": f"{lost} disparities above {MOST / self.png_scale:g} px do not fit into disparity.png and are 0 there; pass a smaller "
-            f"--png_scale than {self.png_scale:g}, or use the other formats"
-        }
+        said = {}
+        if unknown := int(np.count_nonzero(~np.isfinite(result.disparity))):
+            said["finite"] = (
+                f"{unknown} of {result.disparity.size} disparities are nan or inf: the network failed there, and they are of no use; try "
+                "--precision fp32, or other weights"
+            )
+        if lost:
+            said["png"] = (
+                f"{lost} disparities above {MOST / self.png_scale:g} px do not fit into disparity.png and are 0 there; pass a smaller "
+                f"--png_scale than {self.png_scale:g}, or use the other formats"
+            )
+        return said
 
     def _map(self, folder: Path, name: str, values: np.ndarray, scale: float) -> int:
-        """How many values the PNG could not hold."""
+        """How many numbers the PNG could not hold."""
         lost = 0
         if "png" in self.formats:
             stored, lost = encode_png16(values, scale)
@@ -132,7 +138,8 @@ class Output:
             return
         if self._video is None:
             self._video = VideoWriter(self.folder / "colour.mp4", self.fps or 25.0)
-            self._brightest = 1.1 * float(np.percentile(result.disparity, 99.5))
+            known = result.disparity[np.isfinite(result.disparity)]
+            self._brightest = 1.1 * float(np.percentile(known, 99.5)) if known.size else 1.0
         self._video.write(colorize_disparity(result.disparity, result.agree, self._brightest))
 
     def close(self, about: Mapping[str, Any]) -> None:
@@ -170,11 +177,11 @@ def pose_record(pose: np.ndarray | None) -> dict[str, list[float]] | None:
 
 
 def encode_png16(values: np.ndarray, scale: float) -> tuple[np.ndarray, int]:
-    """uint16 (H, W): round(values * scale), at least 1 where positive, 0 where not or where it would not fit; and how many did not fit."""
+    """uint16 (H, W): round(values * scale), at least 1 where positive, 0 where not or where it would not fit; and how many finite did not."""
     scaled = np.rint(np.maximum(values.astype(np.float64), 0) * scale)
     fits = scaled <= MOST  # false for NaN
     stored = np.where(fits, np.where(values > 0, np.maximum(scaled, 1), 0), 0).astype(np.uint16)
-    return stored, int(np.count_nonzero(~fits))
+    return stored, int(np.count_nonzero(~fits & np.isfinite(values)))
 
 
 def check_formats(names: str) -> tuple[str, ...]:

@@ -102,6 +102,13 @@ def test_warnings_are_counted_and_kept(tmp_path):
     assert [len(pair["warnings"]) for pair in about["pairs"]] == [2, 2, 2] and about["settings"]["scale"] == 1
 
 
+def test_a_map_without_a_number_is_no_nan_in_the_json(tmp_path):
+    pairs = open_pairs(*pictures(tmp_path, (40, 20)))
+    summary = run(tmp_path / "out", pairs, lambda left, right: Estimate(np.full(left.shape[:2], np.nan, np.float32)))
+    assert summary.lines()[0].startswith("800 of 800 disparities are nan or inf")
+    assert "NaN" not in (tmp_path / "out" / "inference.json").read_text()
+
+
 def test_what_was_done_before_an_error_is_kept(tmp_path):
     (tmp_path / "views").mkdir()
     write_image(tmp_path / "views" / "a.png", np.zeros((20, 40, 3), np.uint8))
