@@ -97,7 +97,7 @@ def _evaluate(
             shown = {reports.called(r, keys): [(task, p) for task in worst(r, pictures)] for r, p in zip(records, predictors, strict=True)}
             click.echo(f"report: {reports.write_report(report, f'{suite}', records, keys, shown)}")
     except OSError as error:
-        raise UserError(f"{error.filename}: cannot be written ({error.strerror}); pass a place that can") from None
+        raise UserError(f"{error.filename or report}: cannot be written ({error.strerror or error}); pass a place that can") from None
     if tracker:
         from train.measure_tracking import track
 

@@ -1,5 +1,6 @@
 """What is written of a pair: disparity, colours, confidence, depth and points, and `inference.json`, which says what the files mean."""
 
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from utils.calibration import Calibration
 from utils.errors import UserError
 from utils.files import write_atomic
 from utils.geometry import depth_to_points, disparity_to_depth
-from utils.images import write_image
+from utils.images import encode_image
 from utils.pfm import write_pfm
 from utils.ply import write_ply
 from utils.video import VideoWriter
@@ -58,6 +59,7 @@ class Output:
     _video: VideoWriter | None = field(default=None, init=False)
     _brightest: float | None = field(default=None, init=False)
     _claimed: frozenset[str] = field(default=NAMES, init=False)
+    _marked: bool = field(default=False, init=False)
 
     def claim(self, names: Iterable[str], inputs: Iterable[Path], *, occluded: bool, calibrated: bool, rectified: bool) -> None:
         """Before anything is written for pairs of these names. occluded, calibrated, rectified: whether a pair may be so.
@@ -87,14 +89,17 @@ class Output:
         return files + ["points.ply"] * (calibrated and "ply" in self.formats) + ["left.png", "right.png"] * rectified
 
     def write(self, pair: Pair, result: Result, calibration: Calibration | None, *, rectified: bool = False) -> dict[str, str]:
-        """All files of one pair; kind -> sentence of what is unknown or could not be stored. rectified: the views are new, and written too."""
+        """All files of one pair; kind -> sentence of what is unknown or could not be stored. rectified: views are new, and written too."""
+        if not self._marked:  # what follows is ours also where no end is reached
+            self._describe({"png_scale": self.png_scale, "files": ABOUT, "pairs": []} | _about(self.folder))
+            self._marked = True
         folder = self.folder / pair.name
         folder.mkdir(parents=True, exist_ok=True)
         lost = self._map(folder, "disparity", result.disparity, self.png_scale)
         if result.confidence is not None:
             self._map(folder, "confidence", result.confidence, CONFIDENCE_SCALE)
         if result.agree is not None:
-            write_image(folder / "occluded.png", np.where(result.agree, 0, 255).astype(np.uint8))
+            _write_image(folder / "occluded.png", np.where(result.agree, 0, 255).astype(np.uint8))
         if "colour" in self.formats:
             self._colour(folder, result)
         if calibration is not None:
@@ -104,8 +109,8 @@ class Output:
                 shown = (depth > 0) & (depth <= (np.inf if self.max_depth_m is None else self.max_depth_m))
                 write_ply(folder / "points.ply", depth_to_points(depth, calibration)[shown], pair.left[shown])
         if rectified:
-            write_image(folder / "left.png", pair.left)
-            write_image(folder / "right.png", pair.right)
+            _write_image(folder / "left.png", pair.left)
+            _write_image(folder / "right.png", pair.right)
         said = {}
         if unknown := int(np.count_nonzero(~np.isfinite(result.disparity))):
             said["finite"] = (
@@ -124,17 +129,19 @@ class Output:
         lost = 0
         if "png" in self.formats:
             stored, lost = encode_png16(values, scale)
-            write_image(folder / f"{name}.png", stored)
+            _write_image(folder / f"{name}.png", stored)
         if "pfm" in self.formats:
             write_pfm(folder / f"{name}.pfm", values)
         if "npy" in self.formats:
-            np.save(folder / f"{name}.npy", values)
+            buffer = io.BytesIO()
+            np.save(buffer, values)  # into a file it hides why that cannot be written
+            write_atomic(folder / f"{name}.npy", buffer.getvalue())
         return lost
 
     def _colour(self, folder: Path, result: Result) -> None:
         """A picture with the largest disparity as red; of a video, frames with the same colours throughout."""
         if self.fps is None:
-            write_image(folder / "colour.png", colorize_disparity(result.disparity, result.agree))
+            _write_image(folder / "colour.png", colorize_disparity(result.disparity, result.agree))
             return
         if self._video is None:
             self._video = VideoWriter(self.folder / "colour.mp4", self.fps or 25.0)
@@ -146,17 +153,30 @@ class Output:
         """Finish the video, and write `inference.json`: `about` and what the files mean."""
         if self._video is not None:
             self._video.close()
-        content = {**about, "png_scale": self.png_scale, "files": ABOUT, "written": sorted(self._claimed)}
+        self._describe({**about, "png_scale": self.png_scale, "files": ABOUT})
+
+    def _describe(self, about: Mapping[str, Any]) -> None:
+        content = {**about, "written": sorted(self._claimed)}
         write_atomic(self.folder / ABOUT_FILE, json.dumps(content, indent=2, default=str) + "\n")
 
 
-def _written(folder: Path) -> frozenset[str]:
-    """Names of files in `folder` and below it that its `inference.json` says are ours; none where there is no such file."""
+def _about(folder: Path) -> dict[str, Any]:
+    """The `inference.json` of a folder; nothing where there is none of ours."""
     try:
         content = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
-        return frozenset(content.get("written", NAMES)) if {"png_scale", "files"} <= content.keys() else frozenset()
-    except (OSError, ValueError, AttributeError, TypeError):
-        return frozenset()
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) and {"png_scale", "files"} <= content.keys() else {}
+
+
+def _written(folder: Path) -> frozenset[str]:
+    """Names of files in `folder` and below it that its `inference.json` says are ours."""
+    about = _about(folder)
+    return frozenset(map(str, about.get("written", NAMES))) if about else frozenset()
+
+
+def _write_image(path: Path, image: np.ndarray) -> None:
+    write_atomic(path, encode_image(path, image))
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -177,7 +197,7 @@ def pose_record(pose: np.ndarray | None) -> dict[str, list[float]] | None:
 
 
 def encode_png16(values: np.ndarray, scale: float) -> tuple[np.ndarray, int]:
-    """uint16 (H, W): round(values * scale), at least 1 where positive, 0 where not or where it would not fit; and how many finite did not."""
+    """uint16 (H, W): round(values * scale), at least 1 where positive, 0 where not or where it would not fit; how many finite do not."""
     scaled = np.rint(np.maximum(values.astype(np.float64), 0) * scale)
     fits = scaled <= MOST  # false for NaN
     stored = np.where(fits, np.where(values > 0, np.maximum(scaled, 1), 0), 0).astype(np.uint16)

@@ -71,7 +71,9 @@ def infer_pairs(
             if summary.pairs:
                 output.close({**(about or {}), "settings": asdict(estimator.settings), "pairs": summary.pairs})
     except OSError as error:
-        raise UserError(f"{error.filename or output.folder}: cannot be written ({error.strerror}); pass another --output") from None
+        raise UserError(
+            f"{error.filename or output.folder}: cannot be written ({error.strerror or error}); pass another --output"
+        ) from None
     if not summary.pairs:
         raise UserError("no pair was found; most likely the video has no frame that can be decoded")
     return summary

@@ -46,11 +46,16 @@ def read_raw(path: Path) -> np.ndarray:
 
 def write_image(path: Path, image: np.ndarray) -> None:
     """Write uint8 (H, W, 3) RGB, or uint8 or uint16 (H, W); the format follows the name. The folder must exist."""
+    path.write_bytes(encode_image(path, image))
+
+
+def encode_image(path: Path, image: np.ndarray) -> bytes:
+    """What `write_image` writes."""
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
     done, data = cv2.imencode(path.suffix, bgr)
     if not done:
         raise ValueError(f"{path}: cannot be written as {path.suffix}")
-    path.write_bytes(data.tobytes())
+    return data.tobytes()
 
 
 def _decode(data: bytes, flags: int) -> np.ndarray | None:

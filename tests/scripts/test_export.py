@@ -132,6 +132,7 @@ def test_wrong_input_is_one_line(checkpoint, tmp_path, monkeypatch):
     refused(export(checkpoint, tmp_path), "exists already")
     refused(export(checkpoint, tmp_path / "out", "--metrics", checkpoint), "--metrics")
     refused(export(checkpoint, tmp_path / "out", "--onnx", 90, 64), "no multiple of 32")
+    assert not (tmp_path / "out").exists()  # so that the corrected command may write it
     monkeypatch.setattr(onnx_export, "TORCH", "99.0")
     refused(export(checkpoint, tmp_path / "old", "--onnx", 96, 64), "found torch 2.", "expected 99.0 or newer")
 
