@@ -8,6 +8,7 @@ if __name__ == "__main__":  # run as a file, this folder comes first on the path
 
 import click
 
+from scripts.options import refuse_idle
 from utils.errors import UserError
 
 
@@ -43,6 +44,8 @@ def _export(
     from train.model_card import find_origin, model_card, read_metrics_file
     from utils.files import publish_folder
 
+    if onnx_size is None:
+        refuse_idle(("iterations",), "without --onnx")
     if output.exists():
         raise UserError(f"{output}: exists already and is not overwritten; pass another folder")
     numbers = None if metrics is None else read_metrics_file(metrics)

@@ -10,7 +10,7 @@ if __name__ == "__main__":  # run as a file, this folder comes first on the path
 
 import click
 
-from scripts.options import POSITIVE, SCALE
+from scripts.options import CALIBRATIONS_OWN, NETWORKS_OWN, POSITIVE, SCALE, refuse_idle
 from utils.errors import UserError
 
 SIZE = {"nargs": 2, "type": click.IntRange(min=1), "metavar": "WIDTH HEIGHT"}
@@ -63,7 +63,7 @@ def _infer(
 ) -> None:  # fmt: skip
     from tqdm import tqdm  # these take seconds, and --help needs none of them
 
-    from train.inference import Settings, build_estimator
+    from train.inference import SGBM, Settings, build_estimator
     from train.inference_output import Output, check_formats
     from train.inference_pairs import open_pairs
     from train.inference_run import infer_pairs
@@ -72,6 +72,14 @@ def _infer(
     from utils.calibration_formats import Choices
 
     files = check_formats(formats)
+    if checkpoint == SGBM:
+        refuse_idle(NETWORKS_OWN, "with sgbm")
+    elif settings["tile"] is None:
+        refuse_idle(("tile_overlap", "max_disparity"), "without --tile")
+    if calibration is None:
+        refuse_idle(CALIBRATIONS_OWN, "without --calibration")
+        if "ply" in files:
+            refuse_idle(("formats",), "without --calibration", "ply")
     pairs = open_pairs(left, right, side_by_side=side_by_side, calibration=calibration)
     asked = Settings(**settings, left_right=left_right_check)
     estimator = build_estimator(checkpoint, choose_device(device), asked, compiled=compiled, changes=model_changes(overrides))

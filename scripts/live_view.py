@@ -10,7 +10,7 @@ if __name__ == "__main__":  # run as a file, this folder comes first on the path
 
 import click
 
-from scripts.options import POSITIVE, SCALE
+from scripts.options import CALIBRATIONS_OWN, NETWORKS_OWN, POSITIVE, SCALE, refuse_idle
 from utils.errors import UserError
 
 SIZE = {"nargs": 2, "type": click.IntRange(min=1), "metavar": "WIDTH HEIGHT"}
@@ -91,6 +91,10 @@ def _live_view(
     spec, asked, place = run_id or checkpoint or SGBM, Settings(**settings, scales=(1.0,)), choose_device(device)  # one pass: time counts
     if spec == SGBM and watch_checkpoint:
         raise UserError("--watch_checkpoint: nothing trains OpenCV's matching; pass the workspace of a run as --checkpoint, or a --run_id")
+    if spec == SGBM:
+        refuse_idle(NETWORKS_OWN, "with sgbm")
+    if calibration is None:
+        refuse_idle(CALIBRATIONS_OWN, "without --calibration")
     if checkpoint is None and run_id is None:
         report("no --checkpoint: shown is OpenCV's StereoSGBM, no network")
 

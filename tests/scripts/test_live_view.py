@@ -209,6 +209,8 @@ def test_a_run_that_is_training_is_followed_past_a_half_written_checkpoint(tmp_p
         ({"checkpoint": "none.pt"}, "none.pt: no such file or folder; expected a weight file"),
         ({"run_id": "0" * 32}, "--run_id: stands in place of --checkpoint"),
         ({"watch_checkpoint": True}, r"--watch_checkpoint: .*tiny\.pt is one file"),
+        ({"iterations": 2, "checkpoint": None}, "--iterations: does nothing with sgbm"),
+        ({"baseline_unit": "mm"}, "--baseline_unit: does nothing without --calibration"),
         ({"watch_checkpoint": True, "checkpoint": None}, "--watch_checkpoint: nothing trains OpenCV's matching"),
         ({"calibration": "none.txt"}, r"none\.txt: no such file; expected a calibration"),
         ({"calibration": "empty.avi"}, "no calibration that is known"),
