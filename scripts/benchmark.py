@@ -68,7 +68,9 @@ def _measure(
     from train.benchmark_targets import targets as measure_targets
     from train.predictors import choose_device
     from train.run_file import find_config, load_config
+    from utils.files import check_json_target
 
+    check_json_target(output)
     configs = configs or (("stereo_v1",) if targets else ())
     if len(set(configs)) < len(configs) or not all(config.split() for config in configs) or not configs:
         raise UserError("no configuration, two that are the same, or one that is empty; give each once")

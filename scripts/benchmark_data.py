@@ -42,9 +42,10 @@ def _measure(name: str | None, reference: bool, synthetic: bool, samples: int, o
 
     from train.benchmark_data import measure_against_reference, measure_config, measure_synthetic, table, use_one_thread
     from train.run_file import find_config, load_config
-    from utils.files import write_atomic
+    from utils.files import check_json_target, write_atomic
     from utils.versions import versions
 
+    check_json_target(output)
     use_one_thread()
     found = {}
     count = sum((name is not None, reference, synthetic))

@@ -60,7 +60,10 @@ def _evaluate(
     from train.measure import Processes, measure, plan_runs, worst
     from train.predictors import build_predictor, choose_device
     from train.suites import first_of_each, load_suite, model_changes, open_suite
+    from utils.files import check_json_target
 
+    if output is not None:
+        check_json_target(output)
     processes = Processes()
     place = choose_device(device or processes.device)
     tasks = open_suite(load_suite(suite), data_root)
@@ -94,7 +97,7 @@ def _evaluate(
             shown = {reports.called(r, keys): [(task, p) for task in worst(r, pictures)] for r, p in zip(records, predictors, strict=True)}
             click.echo(f"report: {reports.write_report(report, f'{suite}', records, keys, shown)}")
     except OSError as error:
-        raise UserError(f"{error.filename}: cannot be written ({error.strerror}); pass a place that can") from None
+        raise UserError(f"{error.filename or report}: cannot be written ({error.strerror or error}); pass a place that can") from None
     if tracker:
         from train.measure_tracking import track
 

@@ -8,6 +8,7 @@ if __name__ == "__main__":  # run as a file, this folder comes first on the path
 
 import click
 
+from scripts.options import refuse_idle
 from utils.errors import UserError
 
 
@@ -42,7 +43,10 @@ def _export(
     from core.weight_files import read_file
     from train.load import find_weights
     from train.model_card import find_origin, model_card, read_metrics_file
+    from utils.files import publish_folder
 
+    if onnx_size is None:
+        refuse_idle(("iterations",), "without --onnx")
     if output.exists():
         raise UserError(f"{output}: exists already and is not overwritten; pass another folder")
     numbers = None if metrics is None else read_metrics_file(metrics)
@@ -50,24 +54,23 @@ def _export(
         model, content = StereoModel.from_file(path), read_file(path)
     if fp16:
         check_half(model.network.state_dict(), checkpoint)
-    lines = []
+    lines, graph = [], output / "model.onnx"
     try:
-        if onnx_size is not None:
-            output.mkdir(parents=True)
-            exported = export_onnx(model.network, output / "model.onnx", onnx_size, iterations)
-            nodes = sum(exported.operators.values())
-            lines.append(f"{exported.path}: opset {exported.opset}, {nodes} nodes, within {exported.deviation_px:.1e} px of the network")
-            if (scales := tuple(scales_for(model.network, None))) != (1.0,):
-                lines.append(
-                    f"{exported.path}: one pass; `infer` makes one at each of {', '.join(map(str, scales))} times the size of the pair, "
-                    "which is more accurate, and pads right and below"
-                )
-        output.mkdir(parents=True, exist_ok=True)
-        card = model_card(model.config, content.get("config"), numbers, find_origin(model.config, bool(model.carried)))
-        (output / "README.md").write_text(card)  # before the mixin writes one that says less
-        (model.half() if fp16 else model).save_pretrained(output)
+        with publish_folder(output) as folder:
+            if onnx_size is not None:
+                exported = export_onnx(model.network, folder / graph.name, onnx_size, iterations)
+                nodes = sum(exported.operators.values())
+                lines.append(f"{graph}: opset {exported.opset}, {nodes} nodes, within {exported.deviation_px:.1e} px of the network")
+                if (scales := tuple(scales_for(model.network, None))) != (1.0,):
+                    lines.append(
+                        f"{graph}: one pass; `infer` makes one at each of {', '.join(map(str, scales))} times the size of the pair, "
+                        "which is more accurate, and pads right and below"
+                    )
+            card = model_card(model.config, content.get("config"), numbers, find_origin(model.config, bool(model.carried)))
+            (folder / "README.md").write_text(card)  # before the mixin writes one that says less
+            (model.half() if fp16 else model).save_pretrained(folder)
     except OSError as error:
-        raise UserError(f"{output}: cannot be written ({error.strerror}); pass a folder that can") from None
+        raise UserError(f"{output}: cannot be written ({error.strerror or error}); pass a folder that can") from None
     if push_to_hub is not None:
         lines.append(f"pushed to {upload(output, push_to_hub)}")
     size = sum(file.stat().st_size for file in output.iterdir()) / 2**20

@@ -10,9 +10,9 @@ if __name__ == "__main__":  # run as a file, this folder comes first on the path
 
 import click
 
+from scripts.options import CALIBRATIONS_OWN, NETWORKS_OWN, POSITIVE, SCALE, refuse_idle
 from utils.errors import UserError
 
-POSITIVE = click.FloatRange(min=0, min_open=True)
 SIZE = {"nargs": 2, "type": click.IntRange(min=1), "metavar": "WIDTH HEIGHT"}
 
 
@@ -38,7 +38,7 @@ SIZE = {"nargs": 2, "type": click.IntRange(min=1), "metavar": "WIDTH HEIGHT"}
 @click.option("--iterations", type=click.IntRange(min=1), help="Refinement iterations.  [default: the network's own]")
 @click.option("--cascades", type=click.IntRange(1, 6), default=1, help="Passes, each at twice the size of the one before.")
 @click.option("--hierarchical", is_flag=True, help="A pass at half size first, as FoundationStereo's authors do it for large images.")
-@click.option("--scale", type=click.FloatRange(0.05, 4), default=1.0, help="Of the images before the network sees them.")
+@click.option("--scale", type=SCALE, default=1.0, help="Of the images before the network sees them.")
 @click.option("--tile", **SIZE, help="Cut large images into tiles of this size: memory is that of one of them.")
 @click.option("--tile_overlap", type=click.IntRange(min=2), default=64, help="Pixels that tiles share beside the range of disparity.")
 @click.option("--max_disparity", type=POSITIVE, help="Largest one, in pixels of the images; tiles overlap by it.  [default: the network's]")
@@ -63,7 +63,7 @@ def _infer(
 ) -> None:  # fmt: skip
     from tqdm import tqdm  # these take seconds, and --help needs none of them
 
-    from train.inference import Settings, build_estimator
+    from train.inference import SGBM, Settings, build_estimator
     from train.inference_output import Output, check_formats
     from train.inference_pairs import open_pairs
     from train.inference_run import infer_pairs
@@ -72,6 +72,14 @@ def _infer(
     from utils.calibration_formats import Choices
 
     files = check_formats(formats)
+    if checkpoint == SGBM:
+        refuse_idle(NETWORKS_OWN, "with sgbm")
+    elif settings["tile"] is None:
+        refuse_idle(("tile_overlap", "max_disparity"), "without --tile")
+    if calibration is None:
+        refuse_idle(CALIBRATIONS_OWN, "without --calibration")
+        if "ply" in files:
+            refuse_idle(("formats",), "without --calibration", "ply")
     pairs = open_pairs(left, right, side_by_side=side_by_side, calibration=calibration)
     asked = Settings(**settings, left_right=left_right_check)
     estimator = build_estimator(checkpoint, choose_device(device), asked, compiled=compiled, changes=model_changes(overrides))

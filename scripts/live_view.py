@@ -10,9 +10,9 @@ if __name__ == "__main__":  # run as a file, this folder comes first on the path
 
 import click
 
+from scripts.options import CALIBRATIONS_OWN, NETWORKS_OWN, POSITIVE, SCALE, refuse_idle
 from utils.errors import UserError
 
-POSITIVE = click.FloatRange(min=0, min_open=True)
 SIZE = {"nargs": 2, "type": click.IntRange(min=1), "metavar": "WIDTH HEIGHT"}
 
 
@@ -36,7 +36,7 @@ SIZE = {"nargs": 2, "type": click.IntRange(min=1), "metavar": "WIDTH HEIGHT"}
 @click.option("--cameras", type=click.Choice(["grey", "colour"]), help="Of KITTI's calibration.")
 @click.option("--no_rectify", is_flag=True, help="The pictures are rectified already.")
 @click.option("--iterations", type=click.IntRange(min=1), help="Refinement iterations; fewer are faster.  [default: the network's own]")
-@click.option("--scale", type=click.FloatRange(0.05, 4), default=1.0, help="Of the pictures before the network sees them; 0.5 is faster.")
+@click.option("--scale", type=SCALE, default=1.0, help="Of the pictures before the network sees them; 0.5 is faster.")
 @click.option("--max_disparity", type=POSITIVE, help="Pixels that are shown as nearest.  [default: what is seen]")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32")
 @click.option("--compile", "compiled", is_flag=True, help="By torch.compile: minutes at first, then faster.")
@@ -91,6 +91,10 @@ def _live_view(
     spec, asked, place = run_id or checkpoint or SGBM, Settings(**settings, scales=(1.0,)), choose_device(device)  # one pass: time counts
     if spec == SGBM and watch_checkpoint:
         raise UserError("--watch_checkpoint: nothing trains OpenCV's matching; pass the workspace of a run as --checkpoint, or a --run_id")
+    if spec == SGBM:
+        refuse_idle(NETWORKS_OWN, "with sgbm")
+    if calibration is None:
+        refuse_idle(CALIBRATIONS_OWN, "without --calibration")
     if checkpoint is None and run_id is None:
         report("no --checkpoint: shown is OpenCV's StereoSGBM, no network")
 
@@ -113,7 +117,7 @@ def _live_view(
         capture = Capture(source, report, paced=window, patience_s=patience)
         about = {"checkpoint": spec, "settings": asdict(asked), "calibration": asdict(geometry) if geometry else None}
         kept = Snapshots(snapshots, geometry, about)
-        recorder = None if record is None else Recorder(record, None if source.live else source.fps or None)
+        recorder = None if record is None else Recorder(record, None if source.live else source.fps or None, source.files)
         summary = view(
             capture,
             Looker(capture.pairs, estimator, path.name, report, rectification=rectification, watcher=watcher),

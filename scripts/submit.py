@@ -8,6 +8,7 @@ if __name__ == "__main__":  # run as a file, this folder comes first on the path
 
 import click
 
+from scripts.options import NETWORKS_OWN, refuse_idle
 from utils.errors import UserError
 
 
@@ -38,9 +39,12 @@ def _submit(
 ) -> str:  # fmt: skip
     from tqdm import tqdm  # these take seconds, and --help needs none of them
 
+    from train.inference import SGBM
     from train.predictors import build_predictor, choose_device, unlabelled
     from train.submission import list_pairs, write_submission
 
+    if checkpoint == SGBM:
+        refuse_idle(NETWORKS_OWN, "with sgbm")
     pairs = list_pairs(benchmark, data_root, size=size, partial=partial)
     predict = build_predictor(checkpoint, choose_device(device), iterations=iterations, cascades=cascades, precision=precision)
     with tqdm(total=len(pairs), unit="pair", disable=not sys.stderr.isatty()) as bar:

@@ -8,6 +8,7 @@ if __name__ == "__main__":  # run as a file, this folder comes first on the path
 
 import click
 
+from scripts.options import POSITIVE
 from utils.errors import UserError
 
 YES_NO = {"type": bool, "show_default": True}
@@ -42,7 +43,7 @@ EVERY = {"type": click.IntRange(min=0), "show_default": True}
 @click.option("--overfit", type=click.IntRange(min=0), default=0, metavar="N", help="Train on the same N augmented samples for ever.")
 @click.option("--collective_timeout_s", default=1800, **COUNT, help="Seconds that processes wait for one another before the run ends.")
 @click.option("--dry_run", is_flag=True, help="Print the plan and the memory it takes, take one step, write nothing.")
-@click.option("--memory_gb", type=click.FloatRange(min=0, min_open=True), help="GiB that a process may take.  [default: those of its GPU]")
+@click.option("--memory_gb", type=POSITIVE, help="GiB that a process may take.  [default: those of its GPU]")
 @click.option("--detect_anomaly", is_flag=True, help="Name the first module whose output is not finite. Slow.")
 def main(config: str, overrides: tuple[str, ...], enable_mixed_precision: bool, precision: str | None, **options) -> None:
     """Train a stereo network as a configuration says, and keep checkpoints, previews and metrics in a workspace."""

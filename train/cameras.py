@@ -130,6 +130,11 @@ class Source:
         return self.streams[0].fps
 
     @property
+    def files(self) -> list[Path]:
+        """What is read from; none of cameras and addresses."""
+        return [] if self.live else [Path(stream.target) for stream in self.streams if isinstance(stream.target, str)]
+
+    @property
     def size(self) -> tuple[int, int]:
         """(width, height) of one view."""
         return self.first.left.shape[1], self.first.left.shape[0]

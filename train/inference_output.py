@@ -1,7 +1,8 @@
 """What is written of a pair: disparity, colours, confidence, depth and points, and `inference.json`, which says what the files mean."""
 
+import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from utils.calibration import Calibration
 from utils.errors import UserError
 from utils.files import write_atomic
 from utils.geometry import depth_to_points, disparity_to_depth
-from utils.images import write_image
+from utils.images import encode_image
 from utils.pfm import write_pfm
 from utils.ply import write_ply
 from utils.video import VideoWriter
@@ -38,6 +39,8 @@ ABOUT = {
     "points.ply": "metres; x right, y down, z forward from the left camera",
     "left.png, right.png": "the rectified pair that all of this belongs to",
 }
+ABOUT_FILE = "inference.json"
+NAMES = frozenset([*", ".join(ABOUT).split(", "), "colour.png", "colour.mp4", ABOUT_FILE])
 
 
 @dataclass
@@ -55,16 +58,48 @@ class Output:
     fps: float | None = None
     _video: VideoWriter | None = field(default=None, init=False)
     _brightest: float | None = field(default=None, init=False)
+    _claimed: frozenset[str] = field(default=NAMES, init=False)
+    _marked: bool = field(default=False, init=False)
+
+    def claim(self, names: Iterable[str], inputs: Iterable[Path], *, occluded: bool, calibrated: bool, rectified: bool) -> None:
+        """Before anything is written for pairs of these names. occluded, calibrated, rectified: whether a pair may be so.
+
+        Raises UserError where a file to be written is one of `inputs`, or is there and not of an earlier run by its `inference.json`.
+        """
+        files = self._files(occluded=occluded, calibrated=calibrated, rectified=rectified)
+        video = ["colour.mp4"] if self.fps is not None and "colour" in self.formats else []
+        read, earlier = {_identity(path) for path in inputs if path.exists()}, _written(self.folder)
+        self._claimed = earlier | {*files, *video, ABOUT_FILE}
+        for folder, expected in [(self.folder, [*video, ABOUT_FILE]), *((self.folder / name, files) for name in names)]:
+            found = [folder / name for name in expected if (folder / name).exists()]
+            if own := [path for path in found if _identity(path) in read]:
+                raise UserError(f"--output {self.folder}: {own[0]} is one of the inputs and would be overwritten; pass another folder")
+            ours = earlier | _written(folder)
+            if others := [path for path in found if path.name not in ours]:
+                raise UserError(
+                    f"--output {self.folder}: {others[0]} is there already and was not written by infer, as no {ABOUT_FILE} says so; pass "
+                    "another folder, or move it away"
+                )
+
+    def _files(self, *, occluded: bool, calibrated: bool, rectified: bool) -> list[str]:
+        """Names of what a pair's folder may hold in the end."""
+        maps = ["disparity", "confidence", *(["depth"] if calibrated else [])]
+        files = [f"{name}.{form}" for name in maps for form in MAPS if form in self.formats]
+        files += ["occluded.png"] * occluded + ["colour.png"] * ("colour" in self.formats and self.fps is None)
+        return files + ["points.ply"] * (calibrated and "ply" in self.formats) + ["left.png", "right.png"] * rectified
 
     def write(self, pair: Pair, result: Result, calibration: Calibration | None, *, rectified: bool = False) -> dict[str, str]:
-        """All files of one pair; kind -> sentence of what could not be stored. rectified: the views are new, so they are written too."""
+        """All files of one pair; kind -> sentence of what is unknown or could not be stored. rectified: views are new, and written too."""
+        if not self._marked:  # what follows is ours also where no end is reached
+            self._describe({"png_scale": self.png_scale, "files": ABOUT, "pairs": []} | _about(self.folder))
+            self._marked = True
         folder = self.folder / pair.name
         folder.mkdir(parents=True, exist_ok=True)
         lost = self._map(folder, "disparity", result.disparity, self.png_scale)
         if result.confidence is not None:
             self._map(folder, "confidence", result.confidence, CONFIDENCE_SCALE)
         if result.agree is not None:
-            write_image(folder / "occluded.png", np.where(result.agree, 0, 255).astype(np.uint8))
+            _write_image(folder / "occluded.png", np.where(result.agree, 0, 255).astype(np.uint8))
         if "colour" in self.formats:
             self._colour(folder, result)
         if calibration is not None:
@@ -74,43 +109,80 @@ class Output:
                 shown = (depth > 0) & (depth <= (np.inf if self.max_depth_m is None else self.max_depth_m))
                 write_ply(folder / "points.ply", depth_to_points(depth, calibration)[shown], pair.left[shown])
         if rectified:
-            write_image(folder / "left.png", pair.left)
-            write_image(folder / "right.png", pair.right)
-        if not lost:
-            return {}
-        return {
-            "png": f"{lost} disparities above {MOST / self.png_scale:g} px do not fit into disparity.png and are 0 there; pass a smaller "
-            f"--png_scale than {self.png_scale:g}, or use the other formats"
-        }
+            _write_image(folder / "left.png", pair.left)
+            _write_image(folder / "right.png", pair.right)
+        said = {}
+        if unknown := int(np.count_nonzero(~np.isfinite(result.disparity))):
+            said["finite"] = (
+                f"{unknown} of {result.disparity.size} disparities are nan or inf: the network failed there, and they are of no use; try "
+                "--precision fp32, or other weights"
+            )
+        if lost:
+            said["png"] = (
+                f"{lost} disparities above {MOST / self.png_scale:g} px do not fit into disparity.png and are 0 there; pass a smaller "
+                f"--png_scale than {self.png_scale:g}, or use the other formats"
+            )
+        return said
 
     def _map(self, folder: Path, name: str, values: np.ndarray, scale: float) -> int:
-        """How many values the PNG could not hold."""
+        """How many numbers the PNG could not hold."""
         lost = 0
         if "png" in self.formats:
             stored, lost = encode_png16(values, scale)
-            write_image(folder / f"{name}.png", stored)
+            _write_image(folder / f"{name}.png", stored)
         if "pfm" in self.formats:
             write_pfm(folder / f"{name}.pfm", values)
         if "npy" in self.formats:
-            np.save(folder / f"{name}.npy", values)
+            buffer = io.BytesIO()
+            np.save(buffer, values)  # into a file it hides why that cannot be written
+            write_atomic(folder / f"{name}.npy", buffer.getvalue())
         return lost
 
     def _colour(self, folder: Path, result: Result) -> None:
         """A picture with the largest disparity as red; of a video, frames with the same colours throughout."""
         if self.fps is None:
-            write_image(folder / "colour.png", colorize_disparity(result.disparity, result.agree))
+            _write_image(folder / "colour.png", colorize_disparity(result.disparity, result.agree))
             return
         if self._video is None:
             self._video = VideoWriter(self.folder / "colour.mp4", self.fps or 25.0)
-            self._brightest = 1.1 * float(np.percentile(result.disparity, 99.5))
+            known = result.disparity[np.isfinite(result.disparity)]
+            self._brightest = 1.1 * float(np.percentile(known, 99.5)) if known.size else 1.0
         self._video.write(colorize_disparity(result.disparity, result.agree, self._brightest))
 
     def close(self, about: Mapping[str, Any]) -> None:
         """Finish the video, and write `inference.json`: `about` and what the files mean."""
         if self._video is not None:
             self._video.close()
-        content = {**about, "png_scale": self.png_scale, "files": ABOUT}
-        write_atomic(self.folder / "inference.json", json.dumps(content, indent=2, default=str) + "\n")
+        self._describe({**about, "png_scale": self.png_scale, "files": ABOUT})
+
+    def _describe(self, about: Mapping[str, Any]) -> None:
+        content = {**about, "written": sorted(self._claimed)}
+        write_atomic(self.folder / ABOUT_FILE, json.dumps(content, indent=2, default=str) + "\n")
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    """The `inference.json` of a folder; nothing where there is none of ours."""
+    try:
+        content = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) and {"png_scale", "files"} <= content.keys() else {}
+
+
+def _written(folder: Path) -> frozenset[str]:
+    """Names of files in `folder` and below it that its `inference.json` says are ours."""
+    about = _about(folder)
+    return frozenset(map(str, about.get("written", NAMES))) if about else frozenset()
+
+
+def _write_image(path: Path, image: np.ndarray) -> None:
+    write_atomic(path, encode_image(path, image))
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """The same of every path to one file."""
+    about = path.stat()
+    return about.st_dev, about.st_ino
 
 
 def depth_of(result: Result, calibration: Calibration) -> np.ndarray:
@@ -125,11 +197,11 @@ def pose_record(pose: np.ndarray | None) -> dict[str, list[float]] | None:
 
 
 def encode_png16(values: np.ndarray, scale: float) -> tuple[np.ndarray, int]:
-    """uint16 (H, W): round(values * scale), at least 1 where positive, 0 where not or where it would not fit; and how many did not fit."""
+    """uint16 (H, W): round(values * scale), at least 1 where positive, 0 where not or where it would not fit; how many finite do not."""
     scaled = np.rint(np.maximum(values.astype(np.float64), 0) * scale)
     fits = scaled <= MOST  # false for NaN
     stored = np.where(fits, np.where(values > 0, np.maximum(scaled, 1), 0), 0).astype(np.uint16)
-    return stored, int(np.count_nonzero(~fits))
+    return stored, int(np.count_nonzero(~fits & np.isfinite(values)))
 
 
 def check_formats(names: str) -> tuple[str, ...]:

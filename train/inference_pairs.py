@@ -38,9 +38,13 @@ class Pairs(Protocol):
     """Pairs in their order, read one by one. Raises UserError for one that cannot be read, or whose sizes differ.
 
     fps: frames per second of a video, None for pictures. len: how many are expected, 0 where that is not known.
+    names: of the pairs that are expected. inputs: every file that is read; calibrations: those among them that are one.
     """
 
     fps: float | None
+    names: list[str]
+    inputs: list[Path]
+    calibrations: list[Path]
 
     def __len__(self) -> int: ...
 
@@ -70,10 +74,14 @@ def open_pairs(
     if any(videos):
         if not all(videos) or any(FIELDS.search(spec) for spec in specs):
             raise UserError(f"{' and '.join(specs)}: expected two videos, or no video at all; one pair of videos at a time")
+        if len(specs) == 2:
+            _refuse_same(Path(specs[0]), Path(specs[1]))
         return VideoPairs([Path(spec) for spec in specs], _one_calibration(calibration))
     tables = [list_files(spec, option) for option, spec in zip(*views, strict=True)]
     if len(tables) == 2:
         tables = _matched(tables, specs)
+        for name, file in tables[0].items():
+            _refuse_same(file, tables[1][name])
     names = sorted(tables[0])
     return PicturePairs(names, [[table[name] for table in tables] for name in names], _calibrations(calibration, names))
 
@@ -85,6 +93,8 @@ class PicturePairs:
 
     def __init__(self, names: list[str], files: list[list[Path]], calibrations: list[Path | None]) -> None:
         self._rows = list(zip(names, files, calibrations, strict=True))
+        self.names, self.calibrations = names, [path for path in dict.fromkeys(calibrations) if path is not None]
+        self.inputs = [*(file for row in files for file in row), *self.calibrations]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -107,6 +117,9 @@ class VideoPairs:
         for reader in readers:
             reader.close()
         self._expected = min(counts)
+        self.names = [f"{i:06d}" for i in range(max(1, self._expected))]
+        self.calibrations = [] if calibration is None else [calibration]
+        self.inputs = [*files, *self.calibrations]
         if len(counts) == 2 and all(counts) and counts[0] != counts[1]:
             raise UserError(
                 f"{files[0]} has {counts[0]} frames, {files[1]} {counts[1]}; expected videos of the same length, recorded in step; cut the "
@@ -193,6 +206,14 @@ def _matched(tables: list[dict[str, Path]], specs: list[str]) -> list[dict[str, 
             "the same name, or pass patterns whose wildcards stand for the same"
         )
     return tables
+
+
+def _refuse_same(left: Path, right: Path) -> None:
+    if left.exists() and right.exists() and left.samefile(right):
+        raise UserError(
+            f"--left and --right: {left} would be both views of a pair; pass the other eye's file as --right, or of a folder with both "
+            "eyes patterns such as '*_left.png' and '*_right.png'"
+        )
 
 
 def _without_eye(name: str) -> str:

@@ -12,7 +12,7 @@ from train.inference import Estimator
 from train.inference_checks import check_range, check_views
 from train.inference_output import Output, pose_record
 from train.inference_pairs import Pair, Pairs
-from utils.calibration_formats import Choices, PairCalibration, read_calibration
+from utils.calibration_formats import Choices, PairCalibration, can_rectify, read_calibration
 from utils.errors import UserError
 
 Known = dict[tuple[Path, tuple[int, int], str], PairCalibration]  # by file, size, and the folder of the images
@@ -51,10 +51,18 @@ def infer_pairs(
 ) -> Summary:
     """Every pair, one after the other; `inference.json` is written however it ends. about: what else it should say.
 
-    Raises UserError where a pair or its calibration cannot be used, or the results cannot be written; what was done before is kept.
+    Raises UserError where a pair or its calibration cannot be used, or the results cannot be written; what was done before is kept, and
+    what is not ours is left alone.
     """
     summary, known = Summary(), {}
     try:
+        output.claim(
+            pairs.names,
+            pairs.inputs,
+            occluded=estimator.settings.left_right,
+            calibrated=bool(pairs.calibrations),
+            rectified=(choices is None or choices.rectify is not False) and any(map(can_rectify, pairs.calibrations)),
+        )
         try:
             for pair in pairs:
                 _infer(pair, estimator, output, choices, known, summary)
@@ -63,7 +71,9 @@ def infer_pairs(
             if summary.pairs:
                 output.close({**(about or {}), "settings": asdict(estimator.settings), "pairs": summary.pairs})
     except OSError as error:
-        raise UserError(f"{error.filename or output.folder}: cannot be written ({error.strerror}); pass another --output") from None
+        raise UserError(
+            f"{error.filename or output.folder}: cannot be written ({error.strerror or error}); pass another --output"
+        ) from None
     if not summary.pairs:
         raise UserError("no pair was found; most likely the video has no frame that can be decoded")
     return summary
@@ -83,12 +93,13 @@ def _infer(pair: Pair, estimator: Estimator, output: Output, choices: Choices | 
     found |= output.write(pair, result, calibration, rectified=rectification is not None)
     summary.warn(pair.name or pair.source, found)
     summary.seconds += seconds
+    known = result.disparity[np.isfinite(result.disparity)]
     summary.pairs.append(
         {
             "name": pair.name,
             "source": pair.source,
             "size": [pair.left.shape[1], pair.left.shape[0]],
-            "median_disparity": float(np.median(result.disparity)),
+            "median_disparity": float(np.median(known)) if known.size else None,
             "pose": pose_record(result.pose),
             "seconds": seconds,
             "calibration": None if calibration is None else asdict(calibration),

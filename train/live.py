@@ -5,7 +5,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from utils.errors import UserError
 from utils.geometry import resize_image
 from utils.images import write_image
 from utils.rectification import Rectification
-from utils.video import CODECS, VideoWriter
+from utils.video import CODECS, VideoWriter, is_video
 from utils.visualize import caption, colorize_disparity, tile
 
 Report = Callable[[str], object]
@@ -190,8 +190,15 @@ def _labelled(panel: np.ndarray, name: str) -> np.ndarray:
 class Recorder:
     """What is shown as a video (.mp4, .avi, .mkv) or, with any other name, as PNG files in a folder."""
 
-    def __init__(self, path: Path, fps: float | None) -> None:
-        """fps: of pictures that come one by one, from files; None for cameras, whose pictures a video repeats to keep their time."""
+    def __init__(self, path: Path, fps: float | None, inputs: Sequence[Path] = ()) -> None:
+        """fps: of pictures that come one by one, from files; None for cameras, whose pictures a video repeats to keep their time.
+
+        inputs: files that are read meanwhile, and are not to be written.
+        """
+        for file in inputs:
+            target = file if is_video(file) else file.parent  # OpenCV reads numbered pictures as a video
+            if path.exists() and (path.samefile(file) or path.samefile(target)):
+                raise UserError(f"--record {path}: {file} is read meanwhile and would be overwritten; pass another file or folder")
         self.path, self._in_time = path, fps is None
         self._fps = fps or CAMERA_FPS
         self._count, self._start = 0, 0.0

@@ -9,7 +9,8 @@ import re
 import shutil
 import tempfile
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,7 +23,7 @@ _STRING_OR_TRAILING_COMMA = re.compile(r'"(?:\\.|[^"\\\n])*"|,(?=\s*[}\]])')
 def write_atomic(path: Path, content: bytes | str | Callable[[BinaryIO], object]) -> None:
     """Publish a file by renaming: readers see the old content or all of the new one, also after a crash.
 
-    content: what to write, or a function that writes to the open file. Raises OSError; the temporary file is gone then.
+    content: what to write, or a function that writes to the open file. Raises OSError that names `path`; the temporary file is gone then.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -34,13 +35,40 @@ def write_atomic(path: Path, content: bytes | str | Callable[[BinaryIO], object]
                 file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)  # mkstemp is private by design; a checkpoint is as readable as any other file of its owner
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
+        os.chmod(name, 0o666 & ~_umask())  # mkstemp is private by design; a checkpoint is as readable as any other file of its owner
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None and error.filename in (None, name):  # a full disk is told without a name
+            error.filename = str(path)
         raise
+
+
+@contextmanager
+def publish_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill in the block, which becomes `path` at its end; it is gone where the block raises. `path` must not exist."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    try:
+        yield folder
+        folder.chmod(0o777 & ~_umask())
+        folder.rename(path)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def check_json_target(path: Path, option: str = "--output") -> None:
+    """UserError for what a JSON file of results should not be written to; tables and plots lie beside it under its name."""
+    if path.suffix.lower() != ".json" or path.is_dir():
+        found = "is a folder" if path.is_dir() else "does not end in .json"
+        raise UserError(f"{option} {path}: {found}; expected a file such as {path.with_suffix('.json').name or 'results.json'}")
 
 
 def remove_leftovers(folder: Path) -> None:

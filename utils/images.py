@@ -24,9 +24,12 @@ def read_image(path: Path) -> np.ndarray:
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     try:  # formats that this build of OpenCV leaves out
         with Image.open(io.BytesIO(data)) as picture:
-            return np.array(picture.convert("RGB"))
+            deep, converted = picture.mode in ("F", "I"), picture.convert("RGB")
     except Exception as error:  # Pillow raises whatever its decoders raise
         raise ValueError(f"{path}: cannot be decoded as an image ({type(error).__name__})") from None
+    if deep:  # Pillow cuts off at 255, which leaves black or white
+        raise ValueError(f"{path}: an image of 32 bits per value, whose white is not known; save it with 8 or 16 bits")
+    return np.array(converted)
 
 
 def read_raw(path: Path) -> np.ndarray:
@@ -43,11 +46,16 @@ def read_raw(path: Path) -> np.ndarray:
 
 def write_image(path: Path, image: np.ndarray) -> None:
     """Write uint8 (H, W, 3) RGB, or uint8 or uint16 (H, W); the format follows the name. The folder must exist."""
+    path.write_bytes(encode_image(path, image))
+
+
+def encode_image(path: Path, image: np.ndarray) -> bytes:
+    """What `write_image` writes."""
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
     done, data = cv2.imencode(path.suffix, bgr)
     if not done:
         raise ValueError(f"{path}: cannot be written as {path.suffix}")
-    path.write_bytes(data.tobytes())
+    return data.tobytes()
 
 
 def _decode(data: bytes, flags: int) -> np.ndarray | None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.files import write_atomic
+
 HEADER = re.compile(rb"\A(P[Ff])[ \t]*\r?\n\s*(\d+)\s+(\d+)\s*?\n\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)[ \t]*\r?\n")
 
 
@@ -35,4 +37,4 @@ def write_pfm(path: Path, values: np.ndarray) -> None:
     assert values.ndim == 2 or (values.ndim == 3 and values.shape[2] == 3), values.shape
     kind = "PF" if values.ndim == 3 else "Pf"
     header = f"{kind}\n{values.shape[1]} {values.shape[0]}\n-1.0\n".encode()
-    path.write_bytes(header + np.ascontiguousarray(values[::-1], dtype="<f4").tobytes())
+    write_atomic(path, header + np.ascontiguousarray(values[::-1], dtype="<f4").tobytes())

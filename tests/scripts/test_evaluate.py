@@ -209,6 +209,10 @@ def test_wrong_input_is_one_line(scenes, weights_file, tmp_path):
     refused(evaluate("--suite", "scenes", "--data_root", scenes, "--checkpoint", tmp_path / "absent.pt"), "absent.pt")
     refused(evaluate(*run, "--data_root", scenes, "--device", "tpu"), "--device tpu")
     refused(evaluate(*run, "--data_root", scenes, "--set", "data.workers=1"), "only keys of the network")
+    refused(
+        evaluate(*run, "--data_root", scenes, "--output", tmp_path / "r.csv"),
+        "r.csv: does not end in .json; expected a file such as r.json",
+    )
     broken = tmp_path / "broken" / "scene0"
     broken.mkdir(parents=True)
     for name in ("left.png", "right.png", "disparity.npz"):

@@ -138,8 +138,10 @@ def test_a_graph_with_foreign_operators_or_other_numbers_is_refused(onnxruntime,
 def test_wrong_input_is_one_line(checkpoint, tmp_path, monkeypatch):
     refused(export(tmp_path / "absent.pt", tmp_path / "out"), "absent.pt")
     refused(export(checkpoint, tmp_path), "exists already")
+    refused(export(checkpoint, tmp_path / "out", "--iterations", 5), "--iterations: does nothing without --onnx; leave it out")
     refused(export(checkpoint, tmp_path / "out", "--metrics", checkpoint), "--metrics")
     refused(export(checkpoint, tmp_path / "out", "--onnx", 90, 64), "no multiple of 32")
+    assert not (tmp_path / "out").exists()  # so that the corrected command may write it
     monkeypatch.setattr(onnx_export, "TORCH", "99.0")
     refused(export(checkpoint, tmp_path / "old", "--onnx", 96, 64), "found torch 2.", "expected 99.0 or newer")
 

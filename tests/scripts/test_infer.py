@@ -11,6 +11,8 @@ from click.testing import CliRunner
 
 from core import build_model
 from scripts.infer import main
+from scripts.live_view import main as live_view
+from scripts.train import main as train
 from tests.scripts.tiny import TINY
 from tests.utils.test_video import write as write_video
 from utils.images import write_image
@@ -142,3 +144,38 @@ def test_bad_input_is_one_line(weights, views, options, said):
     result = infer(*arguments)
     assert result.exit_code == 2 and re.search(said, result.stderr), result.output
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1 and not result.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [(main, name) for name in ("scale", "max_disparity", "png_scale", "max_depth")]
+    + [(live_view, name) for name in ("scale", "max_disparity", "patience")]
+    + [(train, "memory_gb")],
+)
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_numbers_are_finite(command, option, value):
+    result = CliRunner().invoke(command, [f"--{option}", value])
+    assert result.exit_code == 2 and f"Invalid value for '--{option}': {value}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--checkpoint", "sgbm", "--hierarchical"], "--hierarchical: does nothing with sgbm; leave it out"),
+        (["--checkpoint", "sgbm", "--iterations", 7], "--iterations: does nothing with sgbm"),
+        (["--checkpoint", "sgbm", "--tile", 64, 64], "--tile: does nothing with sgbm"),
+        (["--checkpoint", "sgbm", "--precision", "bf16"], "--precision: does nothing with sgbm"),
+        (["--checkpoint", "sgbm", "--compile"], "--compile: does nothing with sgbm"),
+        (["--checkpoint", "sgbm", "--set", "model.max_disp=64"], "--set: does nothing with sgbm"),
+        (["--max_disparity", 20], "--max_disparity: does nothing without --tile"),
+        (["--tile_overlap", 8], "--tile_overlap: does nothing without --tile"),
+        (["--formats", "npy,ply"], "--formats ply: does nothing without --calibration"),
+        (["--max_depth", 5], "--max_depth: does nothing without --calibration"),
+        (["--no_rectify"], "--rectify/--no_rectify: does nothing without --calibration"),
+    ],
+    ids=str,
+)
+def test_no_option_is_ignored_in_silence(views, options, said):
+    result = infer("--left", views / "left", "--right", views / "right", "--output", views / "out", *options)
+    assert result.exit_code == 2 and result.stderr.startswith(f"error: {said}"), result.output
+    assert result.stderr.count("\n") == 1 and not (views / "out").exists()

@@ -229,3 +229,8 @@ def test_the_command_writes_a_table_and_a_file(tmp_path):
     for wrong, words in ((["nothing"], "no such file"), (["unet", "unet"], "give each once"), (["unet", "--size", "60", "32"], "60 x 32")):
         result = CliRunner().invoke(main, [*wrong, "--device", "cpu"])
         assert result.exit_code == 2 and result.output.startswith("error: ") and words in result.output, result.output
+
+
+def test_numbers_are_not_written_where_the_plot_goes(tmp_path):
+    result = CliRunner().invoke(main, ["unet", "--output", str(tmp_path / "b.png")])
+    assert result.exit_code == 2 and "b.png: does not end in .json; expected a file such as b.json" in result.stderr

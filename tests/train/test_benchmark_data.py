@@ -88,3 +88,8 @@ def test_the_command_prints_a_table_and_writes_the_numbers(tmp_path, small):
 def test_nothing_to_measure_is_one_line():
     result = CliRunner().invoke(main, [])
     assert result.exit_code == 2 and result.output == "error: nothing to measure; pass a CONFIG, --reference or --synthetic\n"
+
+
+def test_numbers_go_into_a_json_file(tmp_path):
+    result = CliRunner().invoke(main, ["--synthetic", "--output", str(tmp_path)])
+    assert result.exit_code == 2 and "is a folder; expected a file" in result.stderr

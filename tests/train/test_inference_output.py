@@ -29,8 +29,8 @@ def write(folder, *, result=None, calibration=CALIBRATION, name="", **options):
 
 
 def test_png16_by_hand():
-    stored, lost = encode_png16(np.array([[0, -1, 0.0001, 1, 255.99, 256, np.nan]]), 256)
-    assert stored.tolist() == [[0, 0, 1, 256, 65533, 0, 0]] and stored.dtype == np.uint16 and lost == 2
+    stored, lost = encode_png16(np.array([[0, -1, 0.0001, 1, 255.99, 256, np.nan, np.inf]]), 256)
+    assert stored.tolist() == [[0, 0, 1, 256, 65533, 0, 0, 0]] and stored.dtype == np.uint16 and lost == 1
 
 
 def test_every_file_reads_back(tmp_path):
@@ -86,6 +86,13 @@ def test_what_does_not_fit_is_said(tmp_path):
     lost = write(tmp_path)
     assert "1 disparities above 255.996 px do not fit into disparity.png and are 0 there" in lost["png"]
     assert write(tmp_path, png_scale=200) == {} and write(tmp_path, formats=("npy",)) == {}
+
+
+@pytest.mark.parametrize("formats", [("png",), ("npy",), ("colour", "ply")])
+def test_what_is_no_number_is_said_as_such(tmp_path, formats):
+    broken = np.array([[np.nan, 20, np.inf], [40, 5, 30]], np.float32)
+    said = write(tmp_path, result=Result(broken), formats=formats)
+    assert list(said) == ["finite"] and said["finite"].startswith("2 of 6 disparities are nan or inf: the network failed there")
 
 
 def test_a_pair_with_a_name_has_a_folder(tmp_path):

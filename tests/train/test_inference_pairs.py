@@ -112,6 +112,10 @@ def test_a_video_that_ends_early_is_named_after_its_last_frame(tmp_path):
         ("a.png", "broken.png", "broken.png: the PNG is cut off"),
         ("a.mp4", "a.png", "expected two videos, or no video at all"),
         ("none.mp4", "none.mp4", "none.mp4: no such file; expected a video"),
+        ("a.png", "a.png", r"a\.png would be both views of a pair; .* such as '\*_left\.png' and '\*_right\.png'"),
+        ("left", "left", r"left.a\.png would be both views of a pair"),
+        ("a.png", "link.png", r"a\.png would be both views of a pair"),
+        ("same.mp4", "same.mp4", r"same\.mp4 would be both views of a pair"),
         (None, "a.png", "--left: not given; pass --left and --right"),
     ],
 )
@@ -122,6 +126,8 @@ def test_what_is_no_pair_is_one_line(tmp_path, left, right, said):
     for name in ("left/a.png", "left/b.png", "left/c.png", "right/a.png", "right/b.png", "twice/a.png", "twice/a.ppm"):
         picture(tmp_path / name)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
+    (tmp_path / "same.mp4").write_bytes(b"")
     paths = [None if spec is None else str(tmp_path / spec) for spec in (left, right)]
     with pytest.raises(UserError, match=said) as caught:
         list(open_pairs(*paths))

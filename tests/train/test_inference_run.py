@@ -1,6 +1,7 @@
 """From pairs to files: depth of a known scene through every calibration format, at three sizes of the images and three of the network."""
 
 import json
+import resource
 
 import numpy as np
 import pytest
@@ -102,6 +103,13 @@ def test_warnings_are_counted_and_kept(tmp_path):
     assert [len(pair["warnings"]) for pair in about["pairs"]] == [2, 2, 2] and about["settings"]["scale"] == 1
 
 
+def test_a_map_without_a_number_is_no_nan_in_the_json(tmp_path):
+    pairs = open_pairs(*pictures(tmp_path, (40, 20)))
+    summary = run(tmp_path / "out", pairs, lambda left, right: Estimate(np.full(left.shape[:2], np.nan, np.float32)))
+    assert summary.lines()[0].startswith("800 of 800 disparities are nan or inf")
+    assert "NaN" not in (tmp_path / "out" / "inference.json").read_text()
+
+
 def test_what_was_done_before_an_error_is_kept(tmp_path):
     (tmp_path / "views").mkdir()
     write_image(tmp_path / "views" / "a.png", np.zeros((20, 40, 3), np.uint8))
@@ -113,8 +121,62 @@ def test_what_was_done_before_an_error_is_kept(tmp_path):
     assert (tmp_path / "out" / "a" / "disparity.npy").is_file()
 
 
+def test_a_full_disk_is_named_and_leaves_no_part_of_a_file(tmp_path):
+    pairs, most = open_pairs(*pictures(tmp_path, (60, 20))), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, most[1]))  # of a file; the map takes 4800 bytes
+    try:
+        with pytest.raises(UserError, match=r"out/disparity\.npy: cannot be written \(File too large\); pass another --output"):
+            run(tmp_path / "out", pairs, sees_the_wall(0), files=("png", "npy"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"disparity.png", "inference.json"}
+    run(tmp_path / "out", pairs, sees_the_wall(0), files=("png", "npy"))  # what is there is known to be ours
+
+
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "out").write_text("a file")
     pairs = open_pairs(*pictures(tmp_path, (40, 20)))
     with pytest.raises(UserError, match=r"out: cannot be written \(.*\); pass another --output"):
         run(tmp_path / "out", pairs, sees_the_wall(0))
+
+
+def seen_from(root):
+    """Pairs and ground truth of two scenes, in the way that data sets have them."""
+    for scene in ("a", "b"):
+        (root / scene).mkdir(parents=True)
+        pictures(root / scene, (60, 20))
+        write_image(root / scene / "disparity.png", np.full((20, 60), 7, np.uint16))
+    return open_pairs(str(root / "*" / "left.png"), str(root / "*" / "right.png"))
+
+
+def test_ground_truth_is_not_overwritten(tmp_path):
+    pairs = seen_from(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
+    with pytest.raises(UserError, match=r"a/disparity\.png is there already and was not written by infer.*; pass another folder"):
+        run(tmp_path, pairs, sees_the_wall(0), files=("png",))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    run(tmp_path, pairs, sees_the_wall(0), files=("npy",))  # beside it is no harm, and its inference.json does not make the truth ours
+    with pytest.raises(UserError, match="was not written by infer"):
+        run(tmp_path, pairs, sees_the_wall(0), files=("png",))
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_the_pair_itself_is_not_overwritten(tmp_path):
+    path = tmp_path / "rig.yml"
+    formats.storage(path, **formats.cameras())
+    pairs, choices = open_pairs(*pictures(tmp_path, (120, 40)), calibration=str(path)), formats.Choices(size=formats.SIZE)
+    before = (tmp_path / "left.png").read_bytes()
+    with pytest.raises(UserError, match=r"left\.png is one of the inputs and would be overwritten"):
+        run(tmp_path, pairs, sees_the_wall(0), choices=choices)
+    assert (tmp_path / "left.png").read_bytes() == before and not (tmp_path / "depth.npy").exists()
+
+
+def test_the_same_place_can_be_written_again(tmp_path):
+    pairs = seen_from(tmp_path / "scenes")
+    for files in (("npy",), ("png", "npy"), ("npy",), ("png", "colour")):
+        run(tmp_path / "out", pairs, sees_the_wall(0), files=files)
+    assert (tmp_path / "out" / "b" / "colour.png").is_file()
+    about = json.loads((tmp_path / "out" / "inference.json").read_text())
+    assert {"disparity.npy", "disparity.png", "colour.png", "inference.json"} <= set(about["written"])
+    (tmp_path / "out" / "inference.json").write_text(json.dumps({"png_scale": 256, "files": {}}))  # of a version that did not say
+    run(tmp_path / "out", pairs, sees_the_wall(0))

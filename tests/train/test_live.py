@@ -407,6 +407,16 @@ def test_recordings_with_other_names_are_refused(tmp_path):
         Recorder(tmp_path / "file", None)
 
 
+def test_what_is_read_is_not_recorded_over(tmp_path):
+    for name in ("left.avi", "views/000000.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("pictures")
+    for record, read in (("left.avi", "left.avi"), ("views", "views/000000.png")):
+        with pytest.raises(UserError, match=rf"--record .*{record}: .*{read} is read meanwhile and would be overwritten; pass another"):
+            Recorder(tmp_path / record, 10.0, [tmp_path / read])
+    Recorder(tmp_path, 10.0, [tmp_path / "left.avi"])
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """run(step): a step of a run is saved. run.folder: its checkpoints."""

@@ -1,11 +1,12 @@
 """Configuration files as people write them, and files that are whole or absent."""
 
+import errno
 import os
 
 import pytest
 
 from utils.errors import UserError
-from utils.files import format_config, inside, parse_json, read_config, write_atomic
+from utils.files import check_json_target, format_config, inside, parse_json, publish_folder, read_config, write_atomic
 
 
 def test_comments_and_trailing_commas_are_read():
@@ -89,3 +90,36 @@ def test_links_below_the_folder_are_followed(tmp_path):
 def test_a_path_with_a_zero_byte_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"list\.txt: 'a\\x00b' holds a zero byte"):
         inside(tmp_path, "a\0b", "list.txt")
+
+
+def test_results_go_into_a_json_file(tmp_path):
+    (tmp_path / "b.json").mkdir()
+    for path, said in ((tmp_path, "is a folder"), (tmp_path / "b.json", "is a folder"), (tmp_path / "b.png", r"does not end in \.json")):
+        with pytest.raises(UserError, match=rf"--output {path}: {said}; expected a file such as .*\.json"):
+            check_json_target(path)
+    check_json_target(tmp_path / "new.json")
+
+
+def test_an_error_names_the_file_that_was_to_be_written(tmp_path):
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as error:
+        write_atomic(tmp_path / "r.json", full)
+    assert error.value.filename == str(tmp_path / "r.json")
+
+
+def test_a_folder_is_published_whole_or_not_at_all(tmp_path):
+    def fail():
+        with publish_folder(tmp_path / "deep" / "out") as folder:
+            (folder / "half").write_text("")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
+    assert not list((tmp_path / "deep").iterdir())
+    (tmp_path / "plain").mkdir()
+    with publish_folder(tmp_path / "deep" / "out") as folder:
+        (folder / "whole").write_text("")
+    assert (tmp_path / "deep" / "out" / "whole").exists() and len(list((tmp_path / "deep").iterdir())) == 1
+    assert (tmp_path / "deep" / "out").stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -31,6 +31,15 @@ def test_16_bits_are_reduced_for_looking_and_kept_for_numbers(tmp_path):
     assert image.dtype == np.uint8 and (image[..., 0] == [[0, 1], [128, 255]]).all()
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_32_bits_are_refused(tmp_path, kind):
+    Image.fromarray(np.array([[0, 1], [300, 65535]], kind)).save(tmp_path / "deep.tif")
+    with pytest.raises(ValueError, match=r"deep\.tif: an image of 32 bits per value, .*; save it with 8 or 16 bits"):
+        read_image(tmp_path / "deep.tif")
+    Image.fromarray(np.array([[0, 256], [32768, 65535]], np.uint16)).save(tmp_path / "deep.tif")
+    assert (read_image(tmp_path / "deep.tif")[..., 0] == [[0, 1], [128, 255]]).all()
+
+
 def test_alpha_is_dropped(tmp_path):
     rgba = np.dstack([COLOURS, np.full((2, 2), 90, np.uint8)])
     Image.fromarray(rgba).save(tmp_path / "alpha.png")

@@ -74,6 +74,8 @@ def folder(
     patterns = {"left": left, "right": right, "disparity": truth, "disparity_right": truth_right}
     patterns |= {"valid": valid, "occluded": occluded, "calibration": calibration}
     templates = {role: _template(role, pattern) for role, pattern in patterns.items() if pattern is not None}
+    if templates["left"] == templates["right"]:
+        raise UserError(f"folder: 'left' and 'right' are both '{left}'; give each eye its own pattern, such as *_left.png and *_right.png")
     _check_fields(templates)
     camera = None if focal_px is None or baseline_m is None else (focal_px, baseline_m, doffs_px)
     load = partial(_load, form=form, entry=entry, scale=scale or 1.0, depth=depth is not None, camera=camera, sparse=sparse)

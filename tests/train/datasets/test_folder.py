@@ -146,6 +146,7 @@ def test_a_named_file_that_is_missing_is_said(tmp_path):
         ({"disparity": "a/*.pfm", "depth": "b/*.pfm"}, "expected 'disparity' or 'depth'"),
         ({"disparity": "a/*.pfm", "depth_right": "b/*.pfm"}, "the same kind"),
         ({"disparity": "a/*.png"}, "PNG needs 'scale'"),
+        ({"disparity": "a/*.pfm", "right": "left/*.png"}, r"'left' and 'right' are both 'left/\*\.png'; give each eye its own pattern"),
         ({"disparity": "a/*.pfm", "scale": 0}, "scale: found 0"),
         ({"disparity": "a/*.pfm", "scale": 1e300}, r"scale: found 1e\+300"),
         ({"disparity": "a/*.pfm", "left": "l/{1a}.png"}, r"left: .* found '\{1a\}\.png'"),
