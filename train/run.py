@@ -332,6 +332,12 @@ def restore(run: Run, start: Checkpoint, state: dict[str, Any]) -> None:
     """Optimizer, schedule, scaler, average and counters as they were. Raises UserError for a file that does not fit."""
     if missing := RESUMED - state.keys():
         raise UserError(f"{start.path('optimizer')}: lacks {', '.join(sorted(missing))}; expected an _optimizer.pt file of this project")
+    ours, theirs = run.config.optimizer["type"], state["config"]["optimizer"]["type"]
+    if ours != theirs:  # torch would load most of them, and step with what the other kept or fail at the first step
+        raise UserError(
+            f"{start.path('optimizer')}: is of {theirs}, and optimizer.type is {ours}; go on with {theirs}, or start anew in another "
+            f"--workspace with --checkpoint {start.path('model')} --init_only"
+        )
     try:
         for group, built in zip(state["optimizer"]["param_groups"], run.optimizer.param_groups, strict=False):
             group |= {key: built[key] for key in HOW & built.keys()}  # how a step is computed is this program's business, not the file's
