@@ -36,6 +36,7 @@ from train.sharding import check_launch, load_optimizer, prepare, shard, take, w
 from train.sources import check_caches, check_poses, open_sources
 from train.start import Start, check_crops, load_weights, report_start, start_from_checkpoint, start_from_file, start_new
 from train.trackers import PATIENCE_S, Tracker, build_trackers
+from train.truth import Truth
 from train.utils import HOW, build_lr_scheduler, build_optimizer
 from utils.errors import UserError, shorten
 from utils.files import format_config, remove_leftovers, write_atomic
@@ -116,6 +117,7 @@ class Run:
     first_step: int
     means: Means
     metrics: MetricSums
+    truth: Truth
     sources: dict[str, str]  # part of the network -> where its first weights came from
     carried: dict[str, Tensor]  # entries of published weights that the network has no place for; every checkpoint holds them
     versions: dict[str, str]
@@ -197,6 +199,7 @@ def build_run(config: RunConfig, options: Options) -> Run:
         first_step=0,
         means=Means([*objective.keys, "grad_norm"], accelerator.device),
         metrics=MetricSums([source.name for source in mix.sources], TRAIN_METRICS, device=accelerator.device),
+        truth=Truth(source.name for source in mix.sources if source.weight and objective.needs_disparity(source.label_type)),
         sources=begun.sources,
         carried=begun.carried,
         versions=versions(),
