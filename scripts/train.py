@@ -61,6 +61,7 @@ def _train(name: str, overrides: tuple[str, ...], options: dict) -> None:
     from train.failures import explained
     from train.loop import train
     from train.plan import dry_run
+    from train.preflight import check_config_file
     from train.run import Options, build_run
     from train.run_file import find_config, load_config, naming  # torch and all that follows it take seconds, and --help needs none of it
     from train.signals import StopSignals
@@ -68,6 +69,8 @@ def _train(name: str, overrides: tuple[str, ...], options: dict) -> None:
     configure_logging()
     path = find_config(name)
     config, settings = load_config(path, overrides), Options(**options, config_suffix=path.suffix)
+    if not settings.dry_run:
+        check_config_file(path, settings.workspace)
     with StopSignals() as stop, naming(path), explained(), build_run(config, settings) as run:
         if run.options.dry_run:
             for part in dry_run(run):

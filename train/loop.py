@@ -244,6 +244,7 @@ def report_training(run: Run, done: int, pace: Pace) -> None:
     speed = pace.take()
     losses = run.means.reduce(run.sum_over_processes)
     errors = run.metrics.reduce(run.sum_over_processes)
+    counts = run.metrics.counts(run.sum_over_processes)
     run.metrics.reset()
     rates = {f"lr/{i}" if i else "lr": rate for i, rate in enumerate(run.schedule.get_last_lr())}
     record = {f"train/{name}": value for name, value in {**losses, **errors}.items()}
@@ -258,6 +259,7 @@ def report_training(run: Run, done: int, pace: Pace) -> None:
         speed["samples_per_s"], 100 * speed["data_wait_share"], 100 * speed["share/all"], record["memory_gib"],
         timedelta(seconds=round((run.options.num_iterations - done) * speed["step_s"])), f", {run.skipped} skipped" if run.skipped else "",
     )  # fmt: skip
+    run.truth.look(counts, last=run.first_step == 0 and done == run.options.num_iterations)
 
 
 def measure(run: Run, done: int) -> None:

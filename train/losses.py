@@ -225,6 +225,7 @@ NEEDS = {
     "pose_loss": "pose",
 }
 """Losses that look at more than the disparities -> the field of `StereoOutput` that a network must offer."""
+NO_DISPARITY = ("pose_loss",)  # losses that are not 0 for a sample without a valid pixel
 
 
 def _offered(output: StereoOutput, field: str, loss: str) -> Tensor:
@@ -351,6 +352,10 @@ class Objective:
         return [
             (label, term.name, term.weight) for label, terms in self.terms.items() for term in terms if NEEDS.get(term.function) == field
         ]
+
+    def needs_disparity(self, label: str) -> bool:
+        """Whether samples of this label type are trained on their disparity, and with none of it on nothing."""
+        return any(term.weight and term.function not in NO_DISPARITY for term in self.terms[label])
 
     def check_network(self, kind: str, offers: Collection[str], where: str, switches: Mapping[str, str] | None = None) -> None:
         """`UserError` that begins with `where` for a loss of what the network, called `kind`, does not offer. switches: see `core`."""

@@ -27,6 +27,7 @@ log = logging.getLogger("stereofoundry")
 
 MARKS, SUFFIXES = ("best", "last"), (".safetensors", ".json")
 OTHERWISE = ("datasets", "fraction", "max_samples", "iterations", "size")  # keys of `validation`: with others, numbers do not compare
+HELD = ("name", "type", "path", "params", "list_file", "val_fraction", "part")  # of a data set, what decides which ground truth is held
 PREFIX = "val/"  # of a validation's numbers in metrics.jsonl
 NO_METRIC = ("val/seconds", "val/epe_constant", "val/pose_mse_constant")  # of them, what is none of the weights
 
@@ -57,16 +58,25 @@ class Best:
         """Go on from a file of the best weights; whether it counts: it does not where it was measured otherwise, or is damaged."""
         try:
             about = read_about(path)
-            theirs, ours = about["config"]["validation"], config.dump()["validation"]
+            theirs, ours = _measured_on(about["config"]), _measured_on(config.dump())
             value = float(about["validation"]["metrics"][self.metric])
-        except (UserError, LookupError, TypeError) as error:
+        except (UserError, LookupError, TypeError, AttributeError) as error:
             log.warning("%s: does not say what was measured (%s); the best so far begins anew", path, error)
             return False
-        if changed := [key for key in OTHERWISE if theirs.get(key) != ours[key]]:
-            log.warning("%s: was measured with another validation.%s; the best so far begins anew", path.name, changed[0])
+        if changed := [key for key in ours if theirs.get(key) != ours[key]]:
+            log.warning("%s: was measured with another %s; the best so far begins anew", path.name, changed[0])
             return False
         self.value = value
         return True
+
+
+def _measured_on(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the numbers of a validation depend on beside the weights: key of a configuration -> its value."""
+    data, validation = config["data"], config["validation"]
+    found = {f"validation.{key}": validation.get(key) for key in OTHERWISE}
+    if not validation["datasets"]:  # a part of these is held back
+        found["data.datasets"] = [{key: entry.get(key) for key in HELD} for entry in data["datasets"]]
+    return found | {f"data.{key}": data.get(key) for key in ("root", "max_disparity")}
 
 
 def of_validation(step: int, found: Mapping[str, float]) -> dict[str, Any]:

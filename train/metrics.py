@@ -212,6 +212,7 @@ class MetricSums:
             if name not in METRICS:
                 raise UserError(f"{where}: unknown metric '{name}'{did_you_mean(name, METRICS)}")
         self._sums = torch.zeros(len(self.datasets), len(self.metrics), 2, dtype=_widest(device), device=device)
+        self._samples = dict.fromkeys(self.datasets, 0)  # of this process; not in `state_dict`
 
     @torch.no_grad()
     def add(self, prediction: Tensor, disparity: Tensor, valid: Tensor, datasets: Sequence[str]) -> None:
@@ -222,6 +223,7 @@ class MetricSums:
         values = torch.stack([torch.stack(pair, dim=-1) for pair in pairs], dim=1)  # (B, metrics, 2)
         for row, value in zip(datasets, values.to(self._sums), strict=True):  # in order: a scattered add rounds differently each time
             self._sums[self.datasets.index(row)] += value
+            self._samples[row] += 1
 
     def reduce(self, reduce: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
         """`{"epe": over all data sets, "<dataset>/epe": ...}`. reduce: the sum of a tensor over ranks. The sums stay as they are.
@@ -236,9 +238,16 @@ class MetricSums:
                     found[f"{dataset}/{name}"] = finish(name, *sums[row, column].tolist())
         return found
 
+    def counts(self, reduce: Callable[[Tensor], Tensor] | None = None) -> dict[str, tuple[int, int]]:
+        """Data set -> (samples, valid pixels), of samples only those since this process began. reduce: the sum of a tensor over ranks."""
+        found = torch.stack([torch.tensor(list(self._samples.values())).to(self._sums), self._sums[:, 0, 1]], dim=1)
+        found = (found if reduce is None else reduce(found)).cpu()
+        return {name: (int(samples), int(pixels)) for name, (samples, pixels) in zip(self.datasets, found.tolist(), strict=True)}
+
     def reset(self) -> None:
         """A new start."""
         self._sums = torch.zeros_like(self._sums)
+        self._samples = dict.fromkeys(self.datasets, 0)
 
     def state_dict(self, gather: Gather | None = None) -> dict[str, Tensor]:
         """The sums, (ranks, 2) per data set and metric; see `Means.state_dict`."""

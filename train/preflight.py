@@ -13,7 +13,11 @@ from typing import TYPE_CHECKING, TextIO
 import torch
 from accelerate.utils import gather_object
 
+from train.checkpoint import Checkpoints
+from train.run_file import load_config
+from train.trackers import METRICS_FILE
 from utils.errors import UserError, shorten
+from utils.files import format_config
 
 if TYPE_CHECKING:
     from train.run import Run
@@ -32,6 +36,21 @@ def check_writable(workspace: Path) -> None:
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         what = "is not a folder" if not there.is_dir() else "no permission, or a file system that is read-only"
         raise UserError(f"{workspace}: cannot be written ({there}: {what}); pass a --workspace that can")
+
+
+def check_config_file(file: Path, workspace: Path) -> None:
+    """Raises UserError where the effective configuration would take the place of what a person wrote: the run file itself, or a file in a
+    folder without a run. A run may go on from the effective configuration in its own workspace."""
+    check_writable(workspace)
+    ours = (workspace / LOCK_FILE).exists() or (workspace / METRICS_FILE).exists() or Checkpoints(workspace / "checkpoint").steps()
+    for suffix in sorted({".json", file.suffix}):
+        place = workspace / f"config{suffix}"
+        if not place.is_file():
+            continue
+        itself = place.samefile(file)
+        if not ours or (itself and place.read_text(encoding="utf-8") != format_config(load_config(file).dump(), suffix)):
+            what = "is the run file itself" if itself else "is there already, in a folder without a run"
+            raise UserError(f"{place}: {what}; the effective configuration would be written over it; pass another --workspace")
 
 
 def claim_workspace(workspace: Path) -> TextIO:

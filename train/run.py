@@ -36,6 +36,7 @@ from train.sharding import check_launch, load_optimizer, prepare, shard, take, w
 from train.sources import check_caches, check_poses, open_sources
 from train.start import Start, check_crops, load_weights, report_start, start_from_checkpoint, start_from_file, start_new
 from train.trackers import PATIENCE_S, Tracker, build_trackers
+from train.truth import Truth
 from train.utils import HOW, build_lr_scheduler, build_optimizer
 from utils.errors import UserError, shorten
 from utils.files import format_config, remove_leftovers, write_atomic
@@ -116,6 +117,7 @@ class Run:
     first_step: int
     means: Means
     metrics: MetricSums
+    truth: Truth
     sources: dict[str, str]  # part of the network -> where its first weights came from
     carried: dict[str, Tensor]  # entries of published weights that the network has no place for; every checkpoint holds them
     versions: dict[str, str]
@@ -197,6 +199,7 @@ def build_run(config: RunConfig, options: Options) -> Run:
         first_step=0,
         means=Means([*objective.keys, "grad_norm"], accelerator.device),
         metrics=MetricSums([source.name for source in mix.sources], TRAIN_METRICS, device=accelerator.device),
+        truth=Truth(source.name for source in mix.sources if source.weight and objective.needs_disparity(source.label_type)),
         sources=begun.sources,
         carried=begun.carried,
         versions=versions(),
@@ -332,6 +335,12 @@ def restore(run: Run, start: Checkpoint, state: dict[str, Any]) -> None:
     """Optimizer, schedule, scaler, average and counters as they were. Raises UserError for a file that does not fit."""
     if missing := RESUMED - state.keys():
         raise UserError(f"{start.path('optimizer')}: lacks {', '.join(sorted(missing))}; expected an _optimizer.pt file of this project")
+    ours, theirs = run.config.optimizer["type"], state["config"]["optimizer"]["type"]
+    if ours != theirs:  # torch would load most of them, and step with what the other kept or fail at the first step
+        raise UserError(
+            f"{start.path('optimizer')}: is of {theirs}, and optimizer.type is {ours}; go on with {theirs}, or start anew in another "
+            f"--workspace with --checkpoint {start.path('model')} --init_only"
+        )
     try:
         for group, built in zip(state["optimizer"]["param_groups"], run.optimizer.param_groups, strict=False):
             group |= {key: built[key] for key in HOW & built.keys()}  # how a step is computed is this program's business, not the file's

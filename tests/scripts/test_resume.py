@@ -276,3 +276,13 @@ def test_how_the_optimizer_computes_is_not_taken_from_the_file(train, tiny, tmp_
     assert_same(weights(tmp_path / "run", 2), before)
     after = torch.load(path.with_name("00000002_optimizer.pt"), weights_only=True)
     assert after["optimizer"]["param_groups"][0]["fused"]
+
+
+def test_another_optimizer_does_not_go_on_with_the_state_of_the_first(train, tiny):
+    common = ["--config", tiny, *COMMON, "--save_every", 1, "--workspace", "run", "--num_iterations"]
+    assert train(*common, 1).code == 0
+    for kind in ("SGD", "Adam", "NAdam"):  # failed in its first step; went on in silence; was refused otherwise
+        outcome = train(*common, 2, "--checkpoint", "latest", "--set", f"optimizer.type={kind}")
+        (line,) = [line for line in outcome.lines if line.startswith("error: ")]
+        assert outcome.code == 2 and f"00000001_optimizer.pt: is of AdamW, and optimizer.type is {kind}; go on with AdamW, or" in line
+        assert "--init_only" in line

@@ -252,6 +252,14 @@ def test_a_run_is_never_overwritten(train, tiny, tmp_path):
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
 
 
+def test_a_run_file_is_not_written_over_by_its_run(train, tiny, tmp_path):
+    (tmp_path / "proj").mkdir()
+    mine = tiny.rename(tmp_path / "proj" / "config.json")
+    before = mine.read_bytes()
+    refused(train(*FEW, mine, "--workspace", "proj"), "proj/config.json: is the run file itself", "pass another --workspace")
+    assert [path.name for path in (tmp_path / "proj").iterdir()] == ["config.json"] and mine.read_bytes() == before
+
+
 def test_a_workspace_that_cannot_be_written_is_named(train, tiny, tmp_path):
     (tmp_path / "file").write_text("")
     refused(train(*FEW, tiny, "--workspace", "file/run"), "file/run", "cannot be written")

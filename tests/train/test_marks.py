@@ -197,6 +197,25 @@ def test_it_goes_on_from_a_file_that_was_measured_alike(checkpoints, caplog):
     assert not Best("epe").resume(path, CONFIG) and "the best so far begins anew" in caplog.text
 
 
+def test_it_begins_anew_where_the_ground_truth_was_another(checkpoints, caplog):
+    path = write(checkpoints, 20, best=(15, 0.5)).path("best")
+
+    def counts(entry, validation=None, **data):
+        section = CONFIG.data.model_dump() | {"datasets": [ENTRY | entry]} | data
+        return Best("epe").resume(path, RunConfig(data=section, loss=CONFIG.loss, validation=validation or {}))
+
+    assert counts({}) and counts({"weight": 2.0, "max_samples": 5, "image_augmentation": ["jittering"]}, workers=3)  # of the training alone
+    for entry in ({"params": {"scale": 100}}, {"path": "other"}, {"list_file": "a.txt"}, {"val_fraction": 0.5}):
+        caplog.clear()
+        assert not counts(entry) and "was measured with another data.datasets; the best so far begins anew" in caplog.text
+    assert not counts({}, max_disparity=100.0) and "another data.max_disparity" in caplog.text
+    own = {"datasets": [ENTRY]}
+    assert not counts({}, own) and "another validation.datasets" in caplog.text
+    about = CONFIG.model_copy(update={"validation": ValidationConfig(**own)}).dump()
+    path = checkpoints.write(30, {"model": {}, "optimizer": {}, "best": content(25, value=0.5) | {"config": about}}).path("best")
+    assert counts({"params": {"scale": 100}}, own)  # measured on others
+
+
 def test_none_is_the_best_where_nothing_is_measured():
     for changes, there in (({}, True), ({"every": 0}, False), ({"best": None}, False), ({"best": "made/3px"}, True)):
         config = CONFIG.model_copy(update={"validation": ValidationConfig(**changes)})

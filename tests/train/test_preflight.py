@@ -1,6 +1,7 @@
 """What is said before the first step, and that nothing is where nothing is off."""
 
 import errno
+import json
 import os
 import signal
 from pathlib import Path
@@ -8,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.claims import claimed_by_another_process
+from tests.scripts.tiny import TINY
 from train import preflight
+from train.run_file import load_config
 from utils.errors import UserError
+from utils.files import format_config
 
 GIB = 2**30
 
@@ -53,6 +57,24 @@ def test_a_workspace_that_cannot_be_written_is_refused_before_anything_is_read(t
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(UserError, match="read-only"):
         preflight.check_writable(tmp_path / "new" / "run")
+
+
+def test_a_configuration_that_a_person_wrote_is_not_written_over(tmp_path):
+    mine, workspace = tmp_path / "mine.json", tmp_path / "run"
+    mine.write_text(json.dumps(TINY))
+    preflight.check_config_file(mine, workspace)  # nothing is there
+    workspace.mkdir()
+    place = workspace / "config.json"
+    place.write_text(json.dumps(TINY))
+    for file, what in ((place, "is the run file itself"), (mine, "is there already, in a folder without a run")):
+        with pytest.raises(UserError, match=f"run/config.json: {what}; .* pass another --workspace"):
+            preflight.check_config_file(file, workspace)
+    (workspace / preflight.LOCK_FILE).touch()  # as every run leaves it
+    preflight.check_config_file(mine, workspace)
+    with pytest.raises(UserError, match="is the run file itself"):
+        preflight.check_config_file(place, workspace)
+    place.write_text(format_config(load_config(mine).dump()))  # as a run has written it
+    preflight.check_config_file(place, workspace)
 
 
 def test_a_workspace_belongs_to_one_run_until_it_ends_in_whatever_way(tmp_path):
