@@ -4,7 +4,6 @@ import copy
 import json
 import logging
 
-import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -90,14 +89,14 @@ def test_health_and_narrow_crops_are_told_at_the_start(train, tiny, tmp_path, un
     content = torch.load(tmp_path / "start.pt", weights_only=True)
     content["model"]["context.norm.running_var"][3] = 1e4
     content["model"]["cost_volume.project.weight"][0] = 2e3
-    content["model"]["classifier.score.weight"][0, 0, 0, 0, 0] = np.nan
+    content["model"]["classifier.score.weight"][0, 0, 0, 0, 0] = 3e38  # finite; what it makes is not
     torch.save(content, tmp_path / "start.pt")
     sizes = ["--set", "model.max_disp=128", "--set", "data.image_sizes=[[128, 64], [64, 64]]", "--dry_run"]
     outcome = train(*FEW, tiny, "--checkpoint", "start.pt", "--init_only", "--workspace", "run", *sizes)
     assert outcome.code == 0, outcome.output
     assert "health: context.norm.running_var: from 1 to 1e+04, sane is 0 to 1000" in outcome.output
     assert "health: cost_volume.project.weight: from" in outcome.output and "to 2e+03, sane is up to 1000" in outcome.output
-    assert "health: classifier.score.weight: 1 of" in outcome.output
+    assert "health: classifier.score.weight: from" in outcome.output and "to 3e+38" in outcome.output
     narrow = [line for line in outcome.lines if "narrower than the disparity range" in line]
     assert len(narrow) == 1 and "data.image_sizes[1]: crops are 64 pixels wide" in narrow[0] and "50 % of" in narrow[0]
     assert "smallest width for model.max_disp 128 is 128" in narrow[0] and "model.max_disp to 64" in narrow[0]
@@ -109,7 +108,7 @@ def test_health_and_narrow_crops_are_told_at_the_start(train, tiny, tmp_path, un
 def test_detect_anomaly_ends_the_run_with_the_module(train, tiny, tmp_path):
     write_tiny(tmp_path / "start.pt")
     content = torch.load(tmp_path / "start.pt", weights_only=True)
-    content["model"]["context.norm.weight"][3] = np.nan
+    content["model"]["context.norm.weight"][3] = 3e38
     torch.save(content, tmp_path / "start.pt")
     run = [*FEW, tiny, "--checkpoint", "start.pt", "--init_only", "--workspace", "run"]
     refused(train(*run, "--detect_anomaly"), "step 0, samples made/", "context.norm (BatchNorm2d)", "its weight", "running_var")
