@@ -12,9 +12,11 @@ from core import build_model, load_model
 from core.convert import from_published
 from tests.conftest import SHARED
 from tests.core.golden import filled_state
+from tests.core.networks import tiny_of
 from tests.scripts.test_train import FEW, refused
 from tests.scripts.tiny import TINY, assert_same, weights
 from train import plan
+from train.start import unhealthy
 
 ONE = ["--num_iterations", 1, "--save_every", 1, "--log_every", 1]
 
@@ -103,6 +105,14 @@ def test_health_and_narrow_crops_are_told_at_the_start(train, tiny, tmp_path, un
     assert "skipped: the gradient norm is nan" in outcome.output
     single = ["--set", "data.image_sizes=[[32, 32]]", "--batch_size_forward", 1]
     refused(train(*FEW, tiny, "--workspace", "run", *single), "data.image_sizes[0]", "single value", "frozen_statistics")
+
+
+def test_what_is_not_finite_is_unhealthy():
+    """As where a run goes on, or in a backbone's weights; any other start from such a file is refused."""
+    network = tiny_of("foundation_stereo")
+    assert not unhealthy(network)
+    network.get_parameter("classifier.score.weight").data[0, 0, 0, 0, :2] = torch.nan
+    assert [line.partition(" of")[0] for line in unhealthy(network)] == ["classifier.score.weight: 2"]
 
 
 def test_detect_anomaly_ends_the_run_with_the_module(train, tiny, tmp_path):
