@@ -1,6 +1,7 @@
 """Measure what networks cost, side by side: `python scripts/benchmark.py unet raft_stereo --size 256 128`. How is in `train.benchmark`."""
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -56,6 +57,7 @@ def _measure(
     targets: bool,
     **conditions,
 ) -> None:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch is imported; its lines of a missing GPU look like errors
     from tqdm import tqdm  # --help needs neither this nor torch
 
     from core.plain import TWINS
