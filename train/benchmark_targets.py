@@ -15,13 +15,13 @@ from train.benchmark_overhead import overhead
 from train.benchmark_scaling import growth
 from train.config import RunConfig
 from train.ema import Ema
-from train.losses import INVALID
 from train.memory import GIB, Memory, Planner, Setting
 from train.utils import build_optimizer
 from utils.versions import peak_memory_gib, reset_peak_memory
 
 GIB_OF_A_CARD = 24
 VITL = "ViT-L, 736 x 320, 22 iterations, batch 1, bf16, with optimizer and average"
+PLANNED_TWINS = tuple(part for part in TWINS if part != "lookup")  # its twin looks at values; ours, in its place, needs less memory
 MATRIX_UNITS = "use of the matrix units, bf16 train step"
 
 
@@ -146,7 +146,7 @@ def planned(config: RunConfig, conditions: Conditions, plain: Sequence[str] = ()
         subject.network,
         subject.objective,
         build_optimizer(subject.network, config.optimizer),
-        labels=[next(label for label in config.loss if label != INVALID)],
+        labels=subject.batch.label_types,
         iterations=conditions.iterations,
         fixed=sum(value.nbytes for value in subject.network.state_dict().values()),
     )
@@ -154,8 +154,8 @@ def planned(config: RunConfig, conditions: Conditions, plain: Sequence[str] = ()
 
 
 def _planned_step(what: str, config: RunConfig, conditions: Conditions, *, faster: float, smaller: float) -> Row:
-    """The memory alone. The plain lookup looks at values, which there are none of: of the plain network it is ours, which needs less."""
-    found = planned(config, conditions), planned(config, _plain(conditions), tuple(part for part in TWINS if part != "lookup"))
+    """The memory alone."""
+    found = planned(config, conditions), planned(config, _plain(conditions), PLANNED_TWINS)
     ours, theirs = ((one.gradients + one.kept + one.working) / GIB for one in found)
     measured = f"planned: {ours:.1f} of {theirs:.1f} GiB, {ours / theirs:.2f}x; the time needs a GPU"
     return Row(what, f"{faster:g} times as fast; {smaller:g}x the memory", measured, None)

@@ -30,11 +30,15 @@ def compile_network(network: nn.Module, config: CompileConfig, forms: int) -> No
         raise UserError(
             f"compile.backend: found '{config.backend}'; expected one of {', '.join(known)}{did_you_mean(config.backend, known)}"
         )
-    limits = torch._dynamo.config
-    limit = "recompile_limit" if hasattr(limits, "recompile_limit") else "cache_size_limit"  # its name until torch 2.6
+    limits, limit = torch._dynamo.config, recompile_limit()
     setattr(limits, limit, max(getattr(limits, limit), forms + 1))  # beyond it, torch goes on uncompiled and says nothing
     network.compile(mode=config.mode, backend=config.backend, dynamic=False)
     log.info("the network is compiled by torch.compile (%s, %s): the first steps of each size take minutes", config.backend, config.mode)
+
+
+def recompile_limit() -> str:
+    """The key of torch's configuration that says how many forms of a function are compiled; it had another name until torch 2.6."""
+    return "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
 
 
 def plain() -> AbstractContextManager[object]:

@@ -65,6 +65,11 @@ class Result:
     agree: np.ndarray | None = None
     pose: np.ndarray | None = None
 
+    @property
+    def finite(self) -> np.ndarray:
+        """(N,), the disparities that are neither nan nor inf."""
+        return self.disparity[np.isfinite(self.disparity)]
+
 
 class Estimator:
     """`result = estimator(left, right)` for uint8 (H, W, 3) RGB views of a rectified pair."""

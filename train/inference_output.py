@@ -112,7 +112,7 @@ class Output:
             _write_image(folder / "left.png", pair.left)
             _write_image(folder / "right.png", pair.right)
         said = {}
-        if unknown := int(np.count_nonzero(~np.isfinite(result.disparity))):
+        if unknown := result.disparity.size - result.finite.size:
             said["finite"] = (
                 f"{unknown} of {result.disparity.size} disparities are nan or inf: the network failed there, and they are of no use; try "
                 "--precision fp32, or other weights"
@@ -145,8 +145,8 @@ class Output:
             return
         if self._video is None:
             self._video = VideoWriter(self.folder / "colour.mp4", self.fps or 25.0)
-            known = result.disparity[np.isfinite(result.disparity)]
-            self._brightest = 1.1 * float(np.percentile(known, 99.5)) if known.size else 1.0
+            finite = result.finite
+            self._brightest = 1.1 * float(np.percentile(finite, 99.5)) if finite.size else 1.0
         self._video.write(colorize_disparity(result.disparity, result.agree, self._brightest))
 
     def close(self, about: Mapping[str, Any]) -> None:

@@ -117,7 +117,7 @@ class VideoPairs:
         for reader in readers:
             reader.close()
         self._expected = min(counts)
-        self.names = [f"{i:06d}" for i in range(max(1, self._expected))]
+        self.names = [_frame(i) for i in range(max(1, self._expected))]
         self.calibrations = [] if calibration is None else [calibration]
         self.inputs = [*files, *self.calibrations]
         if len(counts) == 2 and all(counts) and counts[0] != counts[1]:
@@ -139,7 +139,7 @@ class VideoPairs:
                 if any(view is None for view in views):
                     break
                 left, right = views if len(views) == 2 else halves(views[0], self._files[0])
-                yield _pair(f"{count:06d}", left, right, self._files, self._calibration)
+                yield _pair(_frame(count), left, right, self._files, self._calibration)
                 count += 1
             ended = self._files[next(i for i, view in enumerate(views) if view is None)]
             if count < self._expected - 1 or any(view is not None for view in views):  # some files count a frame that no decoder gives
@@ -206,6 +206,11 @@ def _matched(tables: list[dict[str, Path]], specs: list[str]) -> list[dict[str, 
             "the same name, or pass patterns whose wildcards stand for the same"
         )
     return tables
+
+
+def _frame(number: int) -> str:
+    """What a pair of a video is called."""
+    return f"{number:06d}"
 
 
 def _refuse_same(left: Path, right: Path) -> None:

@@ -93,13 +93,13 @@ def _infer(pair: Pair, estimator: Estimator, output: Output, choices: Choices | 
     found |= output.write(pair, result, calibration, rectified=rectification is not None)
     summary.warn(pair.name or pair.source, found)
     summary.seconds += seconds
-    known = result.disparity[np.isfinite(result.disparity)]
+    finite = result.finite
     summary.pairs.append(
         {
             "name": pair.name,
             "source": pair.source,
             "size": [pair.left.shape[1], pair.left.shape[0]],
-            "median_disparity": float(np.median(known)) if known.size else None,
+            "median_disparity": float(np.median(finite)) if finite.size else None,
             "pose": pose_record(result.pose),
             "seconds": seconds,
             "calibration": None if calibration is None else asdict(calibration),

@@ -10,10 +10,10 @@ from typing import Generic, NamedTuple, Self, TypeVar
 import torch
 
 from core.weight_files import POINTER, newest_weights, read_file
-from train.checkpoint import Checkpoint
 from train.handover import Newest
 from train.load import find_weights
 from utils.errors import UserError
+from utils.files import damage
 
 Network = TypeVar("Network")
 Report = Callable[[str], object]
@@ -103,7 +103,7 @@ def check(path: Path) -> None:
     """Raises UserError where weights in the folder of a run are not what its pointer says of them."""
     content = read_file(path.with_name(POINTER))
     expected = content["files"][path.name] if path.name in content.get("files", {}) else {}
-    if {"size", "sha256"} <= expected.keys() and (problem := Checkpoint(path.parent, content["step"]).damage({path.name: expected})):
+    if {"size", "sha256"} <= expected.keys() and (problem := damage(path, expected)):
         raise UserError(problem)
 
 

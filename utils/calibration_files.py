@@ -136,7 +136,7 @@ def kitti_cameras(path: Path) -> list[KittiCameras]:
     ]
 
 
-def read_kitti_calibration(path: Path, cameras: KittiCameras, size: tuple[int, int]) -> Calibration:
+def read_kitti_calibration(path: Path, cameras: KittiCameras, size: tuple[float, float]) -> Calibration:
     """KITTI's `calib.txt` (P0 to P3: 2012, odometry) or `calib_cam_to_cam.txt` (P_rect_00 to P_rect_03: 2015, raw); metres.
 
     cameras: grey is the pair 0 and 1 (`image_0`, `image_00`), colour the pair 2 and 3 (`image_2`, `image_02`, `colored_0`). size: what
@@ -148,7 +148,7 @@ def read_kitti_calibration(path: Path, cameras: KittiCameras, size: tuple[int, i
     projections = [_kitti_numbers(path, lines, form.format(number), 12).reshape(3, 4) for number in (left, right)]
     if f"S_rect_0{left}" in lines:
         width, height = _kitti_numbers(path, lines, f"S_rect_0{left}", 2)
-        return of_projections(*projections, size=(float(width), float(height)), where=path)
+        size = float(width), float(height)
     return of_projections(*projections, size=size, where=path)
 
 

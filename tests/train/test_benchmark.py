@@ -12,7 +12,6 @@ from click.testing import CliRunner
 from torch import nn
 
 from core import MODELS
-from core.plain import TWINS
 from scripts.benchmark import main
 from tests.core.networks import TINIES
 from tests.scripts.tiny import ROOT
@@ -32,7 +31,7 @@ from train.benchmark import (
 from train.benchmark_overhead import overhead
 from train.benchmark_processes import processes, processes_line
 from train.benchmark_scaling import growth, plot, scaling, scaling_table
-from train.benchmark_targets import Row, fresh_memory_gib, planned, ratios, run_memory_gib, table_head, table_line
+from train.benchmark_targets import PLANNED_TWINS, Row, fresh_memory_gib, planned, ratios, run_memory_gib, table_head, table_line
 from train.config import RunConfig
 from train.costs import NAMES
 from utils.errors import UserError
@@ -179,10 +178,9 @@ def test_memory_of_a_step_is_that_of_a_process_of_its_own():
 def test_what_a_gpu_would_hold_is_planned_without_one():
     """Of the tiny network here as much as of the large one in the table."""
     config, conditions = run_config("foundation_stereo"), its_conditions(size=(128, 64), iterations=4, precision="bf16")
-    plain = tuple(part for part in TWINS if part != "lookup")
     ours, kept, theirs = (
         planned(config, one, parts)
-        for one, parts in ((replace(conditions, gradient_checkpointing=True), ()), (conditions, ()), (conditions, plain))
+        for one, parts in ((replace(conditions, gradient_checkpointing=True), ()), (conditions, ()), (conditions, PLANNED_TWINS))
     )
     assert ours.kept < kept.kept < theirs.kept
     assert ours.weights == theirs.weights and ours.optimizer > ours.weights  # two states of all that is trained

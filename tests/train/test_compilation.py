@@ -6,6 +6,7 @@ import torch
 from core import MODELS
 from tests.core.networks import images, tiny_of
 from tests.scripts.tiny import tiny_run
+from train.compilation import recompile_limit
 from train.loop import predict, update
 from train.preview import StereoSample
 
@@ -47,8 +48,7 @@ def test_each_size_is_compiled_once_and_other_images_never(build):
 
 
 def test_a_size_is_compiled_with_a_start_and_without(build, monkeypatch):
-    limits = torch._dynamo.config
-    monkeypatch.setattr(limits, "recompile_limit" if hasattr(limits, "recompile_limit") else "cache_size_limit", 1)
+    monkeypatch.setattr(torch._dynamo.config, recompile_limit(), 1)
     torch._dynamo.reset()
     config = tiny_run("raft_stereo")
     config["data"] = {**config["data"], "image_sizes": [[64, 64], [96, 64]]}
