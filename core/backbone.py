@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import timm
 import torch
+from timm.models.edgenext import PositionalEncodingFourier
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -211,6 +212,24 @@ def make_cnn(name: str) -> tuple[Any, list[int]]:
     return cnn, indices
 
 
+class PositionCode(PositionalEncodingFourier):
+    """EdgeNeXt's, to the bit, made where it is read: timm makes a mask on the host, and every forward pass waits for its copy."""
+
+    def forward(self, shape: tuple[int, int, int]) -> Tensor:
+        """shape: (B, h, w). Returns (B, dim, h, w)."""
+        weight = self.token_projection.weight
+        rows, columns = (self._waves(size, weight.device) for size in shape[1:])
+        waves = torch.cat([rows[:, None].expand(*shape, -1), columns.expand(*shape, -1)], 3)
+        return self.token_projection(waves.permute(0, 3, 1, 2).to(weight.dtype))
+
+    def _waves(self, size: int, device: torch.device) -> Tensor:
+        """(size, hidden): sine and cosine of each frequency in turn."""
+        period = self.temperature ** (2 * torch.arange(self.hidden_dim // 2, device=device) / self.hidden_dim)
+        place = torch.arange(1.0, size + 1, device=device)
+        angle = (place / (place[-1] + 1e-6) * self.scale)[:, None] / period
+        return torch.stack([angle.sin(), angle.cos()], 2).flatten(1)
+
+
 class Backbone(nn.Module):
     """Features of both views: (C4 at 1/4, 2 c8 at 1/8, 2 c16 at 1/16, c32 at 1/32), c being the widths of the CNN, C4 = 2 c4 + F/2."""
 
@@ -219,6 +238,9 @@ class Backbone(nn.Module):
         self.monocular = MonocularBranch(vit_size) if vit_size else None
         self.cnn_name = cnn
         self.cnn, self.cnn_indices = make_cnn(cnn)
+        for module in self.cnn.modules():
+            if type(module) is PositionalEncodingFourier:
+                module.__class__ = PositionCode
         c4, c8, c16, c32 = self.cnn.feature_info.channels()
         self.up16 = UpConcat(c32, c16)
         self.up8 = UpConcat(2 * c16, c8)

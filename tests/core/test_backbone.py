@@ -1,11 +1,14 @@
 """The monocular branch: sizes, position embedding, freezing; and pretrained weight files for it."""
 
+import copy
+
 import pytest
 import timm
 import torch
+from timm.models.edgenext import PositionalEncodingFourier
 
 from core import build_model
-from core.backbone import Backbone, vit_size_for
+from core.backbone import Backbone, PositionCode, vit_size_for
 from core.convert import rename
 from core.foundation_stereo_names import DINO, published_config
 from tests.core.networks import TINY, images, tiny
@@ -226,3 +229,17 @@ def test_a_hub_file_that_is_not_there_is_one_line(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
     with pytest.raises(UserError, match=r"'hf:some/model' could not be fetched \(ConnectionError: no route to host\)"):
         build_model({**DINO_TINY, "pretrained_backbone": "hf:some/model"})
+
+
+@pytest.mark.parametrize(("batch", "height", "width"), [(1, 1, 1), (2, 5, 7), (1, 30, 40)])
+def test_the_position_code_is_that_of_timm(batch, height, width):
+    """Value and gradients, to the bit."""
+    theirs = PositionalEncodingFourier(hidden_dim=8, dim=12)
+    ours = copy.deepcopy(theirs)
+    ours.__class__ = PositionCode
+    found = [code((batch, height, width)) for code in (theirs, ours)]
+    for one in found:
+        one.square().sum().backward()
+    assert torch.equal(*found)
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(theirs.parameters(), ours.parameters(), strict=True))
+    assert any(type(module) is PositionCode for module in tiny().modules())
