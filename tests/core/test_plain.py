@@ -1,4 +1,6 @@
-"""Every fast path against its plain twin: values and gradients of the whole network, in float64, float32 and under bf16 autocast."""
+"""Every fast path against its plain twin: values and the gradient of each parameter, in float64, float32 and under bf16 autocast."""
+
+from collections.abc import Collection
 
 import pytest
 import torch
@@ -8,14 +10,20 @@ from core.backbone import DepthDecoder
 from core.plain import TWINS, PlainDepthDecoder, make_plain
 from tests.core.networks import images, tiny
 
-IN_BF16 = [part for part in TWINS if part != "axial"]  # that twin reads outside its memory there, see `hourglass.AxialConv`
 OPTIONS = {"batch_norm": "frozen_statistics", "dropout": 0.0}
+DTYPES = [torch.float64, torch.float32, torch.bfloat16]
+ROUNDING = {torch.float64: 1e-11, torch.float32: 1e-5, torch.bfloat16: 0.01}
+NOT_IN_BF16 = {"axial"}  # that twin reads outside its memory there, see `hourglass.AxialConv`
 
 
-def run(parts: list[str], dtype: torch.dtype) -> list[Tensor]:
-    """Disparities, initial disparity, all gradients in one, and the disparity of evaluation. bf16: under autocast."""
+def compared(part: str, dtype: torch.dtype) -> bool:
+    return dtype != torch.bfloat16 or part not in NOT_IN_BF16
+
+
+def run(parts: Collection[str], dtype: torch.dtype) -> dict[str, Tensor]:
+    """What a network with plain `parts` gives in training and evaluation, and the gradient of each parameter. bf16: under autocast."""
     model = make_plain(tiny(**OPTIONS), parts)
-    views = images(height=32, width=64)
+    views = images(batch=2, height=32, width=64)
     if dtype != torch.bfloat16:
         model, views = model.to(dtype), tuple(view.to(dtype) for view in views)
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
@@ -24,33 +32,42 @@ def run(parts: list[str], dtype: torch.dtype) -> list[Tensor]:
         ((weights * output.disparities).mean() + output.initial.square().mean()).backward()
         with torch.no_grad():
             final = model.eval()(*views, iters=3).disparity
-    gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-    return [value.detach().double() for value in (output.disparities, output.initial, gradients, final)]
+    values = {"initial": output.initial, "disparities": output.disparities, "changes": output.disparities.diff(dim=1), "final": final}
+    values |= {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    return {name: value.detach().double() for name, value in values.items()}
 
 
-def deviations(found: list[Tensor], expected: list[Tensor]) -> list[float]:
+def deviations(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
     """Relative to the size of what is expected."""
-    return [float((ours - theirs).norm() / theirs.norm()) for ours, theirs in zip(found, expected, strict=True)]
+    assert found.keys() == expected.keys()
+    return {name: float((found[name] - value).norm() / value.norm()) for name, value in expected.items()}
 
 
 @pytest.fixture(scope="module")
-def plain() -> dict[torch.dtype, list[Tensor]]:
-    exact = {dtype: run(list(TWINS), dtype) for dtype in (torch.float64, torch.float32)}
-    return exact | {torch.bfloat16: run(IN_BF16, torch.bfloat16)}
+def plain() -> dict[torch.dtype, dict[str, Tensor]]:
+    return {dtype: run([part for part in TWINS if compared(part, dtype)], dtype) for dtype in DTYPES}
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def assert_as_good(plain: dict[torch.dtype, dict[str, Tensor]], parts: Collection[str], dtype: torch.dtype) -> None:
+    """Each value and each gradient is as near to the plain one in float64 as the plain one in `dtype`: both round, at different places.
+
+    Never is a gradient beyond nine tenths of its own size accepted, as one that is missing would be.
+    """
+    found, own = (deviations(values, plain[torch.float64]) for values in (run(parts, dtype), plain[dtype]))
+    unresolved = {name for name, value in own.items() if value > 0.9}
+    assert len(unresolved) < 0.01 * len(own), unresolved
+    allowed = {name: min(max(3 * value, ROUNDING[dtype]), 0.9) for name, value in own.items() if name not in unresolved}
+    assert not {name: (found[name], most) for name, most in allowed.items() if not found[name] <= most}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_fast_network_is_the_plain_one(plain, dtype):
-    """In bf16 both round, at different places: the fast one is no further from the truth than the plain one."""
-    found = deviations(run([], dtype), plain[torch.float64])
-    rounding = {torch.float64: 1e-11, torch.float32: 3e-6, torch.bfloat16: 0.0}[dtype]
-    allowed = [max(1.5 * own, rounding) for own in deviations(plain[dtype], plain[torch.float64])]
-    assert all(ours <= most for ours, most in zip(found, allowed, strict=True)), (found, allowed)
+    assert_as_good(plain, (), dtype)
 
 
-@pytest.mark.parametrize("part", TWINS)
-def test_each_part_is_its_twin(plain, part):
-    assert max(deviations(run([part], torch.float64), plain[torch.float64])) < 1e-11
+@pytest.mark.parametrize(("part", "dtype"), [(part, dtype) for part in TWINS for dtype in DTYPES if compared(part, dtype)], ids=str)
+def test_each_part_is_its_twin(plain, part, dtype):
+    assert_as_good(plain, (part,), dtype)
 
 
 def test_a_plain_network_has_the_same_entries_and_other_classes():
