@@ -105,13 +105,18 @@ def test_gradient_checkpointing_changes_no_bit(kind):
     assert not different
 
 
-def test_a_batch_of_two_is_two_of_one(kind):
-    model = tiny_of(kind).double().eval()
+@pytest.mark.parametrize("training", [True, False])
+def test_a_batch_of_two_is_two_of_one(kind, training):
+    """Every output; of a network in training those of every iteration."""
+    certain = {"dropout": 0.0} if "dropout" in MODELS.parameters(kind).model_fields else {}
+    model = with_running_statistics(kind, **certain).double().train(training)
     left, right = (view.double() for view in images(batch=2))
     with torch.no_grad():
-        both = model(left, right).disparity
-        single = torch.cat([model(left[i : i + 1], right[i : i + 1]).disparity for i in range(2)])
-    torch.testing.assert_close(both, single, atol=1e-9, rtol=0)
+        both = model(left, right)
+        single = [model(left[i : i + 1], right[i : i + 1]) for i in range(2)]
+    for name, values in both._asdict().items():
+        if values is not None:
+            torch.testing.assert_close(values, torch.cat([getattr(one, name) for one in single]), atol=1e-9, rtol=0)
 
 
 def test_bf16_is_finite_and_its_outputs_are_float32(kind):
