@@ -202,8 +202,8 @@ def check_forms(forms: Forms, device: torch.device) -> None:
         return torch.rand(*shape, generator=generator).to(device)
 
     height, width, planes, columns, radius = 3, 70, 9, 35, 2
-    rows = pyramid(noise(2, planes, height, width, 5), 1, 2)
-    left, right = [noise(2, 6, height, width)], pyramid(noise(2, 6, height, columns), 3, 2)
+    rows = pyramid(noise(2, planes, height, width, 5), 1, 3)
+    left, right = [noise(2, 6, height, width)], pyramid(noise(2, 6, height, columns), 3, 3)
     plane, column = 16 * noise(2, height, width) - 4, 60 * noise(2, height, width) - 10
     for sources in (Sources(rows, left, right), Sources([], left, right), Sources(rows, [], [])):
         gradient, start, found = noise(*VECTORISED.look(sources, radius, plane, column).shape), sources.map(torch.rand_like), []

@@ -120,6 +120,7 @@ def benchmark(subjects: Sequence[Subject], progress: Callable[[], object] = lamb
     peak = 0.0
     found = {subject.name: _once(subject) for subject in subjects}
     seconds: dict[str, dict[str, list[float]]] = {subject.name: {"train": [], "inference": []} for subject in subjects}
+    parts: dict[str, list[dict[str, float]]] = {subject.name: [] for subject in subjects}
     for number in range(conditions.warmup + conditions.repeats):
         peak = max(peak, matmul_gflops(conditions.device, conditions.precision))  # the best: what disturbs the machine makes it low
         first = number % len(subjects)
@@ -129,8 +130,12 @@ def benchmark(subjects: Sequence[Subject], progress: Callable[[], object] = lamb
                 if number >= conditions.warmup:
                     seconds[subject.name][what].append(taken)
             subject.network.zero_grad(set_to_none=True)
+            if number >= conditions.warmup:
+                parts[subject.name].append(stages(subject))
         progress()
     for subject in subjects:
+        measured = parts[subject.name]
+        found[subject.name]["stages"] = {stage: summary([one[stage] for one in measured]) for stage in measured[0]}
         for what, samples in (("train", conditions.batch), ("inference", 1)):
             own, reference = (seconds[name][what] for name in (subject.name, subjects[0].name))
             cost = found[subject.name][what]
@@ -157,11 +162,28 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 
 def timed(call: Callable[[], object], device: torch.device) -> float:
     """Seconds until the device has done it."""
-    _wait(device)
-    start = time.perf_counter()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = moment(device)
     call()
-    _wait(device)
-    return time.perf_counter() - start
+    return seconds_between(start, moment(device))
+
+
+def moment(device: torch.device) -> Any:
+    """Now, or on a GPU an event in its queue of work, which nobody waits for."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def seconds_between(start: Any, end: Any) -> float:
+    """Of two moments of one device."""
+    if isinstance(start, float):
+        return end - start
+    end.synchronize()
+    return start.elapsed_time(end) / 1000
 
 
 def in_new_process(function: Callable[..., Any], *args: Any) -> Any:
@@ -172,7 +194,7 @@ def in_new_process(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def _once(subject: Subject) -> dict[str, Any]:
-    """What does not have to be measured again and again: sizes, operations, memory, and how the time of a step is shared out."""
+    """What does not have to be measured again and again: sizes, operations and memory."""
     parameters = list(subject.network.parameters())
     found: dict[str, Any] = {
         "parameters": sum(p.numel() for p in parameters),
@@ -184,7 +206,6 @@ def _once(subject: Subject) -> dict[str, Any]:
         subject.network.zero_grad(set_to_none=True)
         found[what]["tensors_gib"] = tensors_gib(call, subject.conditions.device)
         found[what]["gflop"] = counted_gflop(call)
-    found["stages"] = stages(subject)
     return found
 
 
@@ -223,8 +244,9 @@ def stages(subject: Subject) -> dict[str, float]:
     a run does after it: optimizer and average."""
     device = subject.conditions.device
     outputs: list[Any] = []
-    with watched(subject.network, device) as found:
+    with watched(subject.network, device) as read:
         whole = timed(lambda: outputs.append(subject.forward()), device)
+    found = read()
     found[REST] = max(whole - sum(found.values()), 0.0)
     losses: list[Tensor] = []
     found["loss"] = timed(lambda: losses.append(subject.loss(outputs[0])), device)
@@ -238,36 +260,36 @@ def stages(subject: Subject) -> dict[str, float]:
 
 
 @contextmanager
-def watched(network: nn.Module, device: torch.device) -> Iterator[dict[str, float]]:
-    """Seconds in the modules of `network` by name, down to `DEPTH`: of a module within a module that is timed, nothing is counted twice."""
-    found: dict[str, float] = {}
-    entered: list[tuple[str, float]] = []
+def watched(network: nn.Module, device: torch.device) -> Iterator[Callable[[], dict[str, float]]]:
+    """What is yielded tells, afterwards, the seconds in the modules of `network` by name, down to `DEPTH`: of a module within a module that
+    is timed, nothing is counted twice."""
+    spans: list[tuple[str, Any, Any]] = []
+    entered: list[tuple[str, Any]] = []
     handles = []
 
     def enter(name: str) -> None:
-        _wait(device)
-        entered.append((name, time.perf_counter()))
+        entered.append((name, moment(device)))
 
     def leave() -> None:
-        _wait(device)
         name, start = entered.pop()
         if not entered:
-            found[name] = found.get(name, 0.0) + time.perf_counter() - start
+            spans.append((name, start, moment(device)))
+
+    def read() -> dict[str, float]:
+        found: dict[str, float] = {}
+        for name, start, end in spans:
+            found[name] = found.get(name, 0.0) + seconds_between(start, end)
+        return found
 
     for name, module in network.named_modules():
         if name and name.count(".") < DEPTH:
             handles.append(module.register_forward_pre_hook(lambda *_, name=name: enter(name)))
             handles.append(module.register_forward_hook(lambda *_: leave()))
     try:
-        yield found
+        yield read
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
@@ -290,9 +312,10 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     for name, cost in found.items():
-        whole = sum(cost["stages"].values())
-        shares = sorted(cost["stages"].items(), key=lambda item: -item[1])
-        lines += ["", f"{name}: " + ", ".join(f"{stage} {100 * taken / whole:.0f} %" for stage, taken in shares if taken > 0.005 * whole)]
+        whole = sum(taken["median"] for taken in cost["stages"].values())
+        shares = {stage: {key: 100 * value / whole for key, value in taken.items()} for stage, taken in cost["stages"].items()}
+        largest = sorted(shares.items(), key=lambda item: -item[1]["median"])
+        lines += ["", f"{name}: " + ", ".join(f"{stage} {_spread(share)} %" for stage, share in largest if share["median"] > 0.5)]
     return "\n".join(lines)
 
 

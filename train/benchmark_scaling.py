@@ -81,11 +81,11 @@ def plot(path: Path, networks: dict[str, dict[str, Any]], found: dict[str, dict[
     """Where the time of each network's train step goes; beside it, how cost grows, as multiples of the first point."""
     with plots(path, 2 if found else 1) as places:
         names = list(networks)
-        stages = sorted({stage for cost in networks.values() for stage in cost["stages"]})
+        seconds = {name: {stage: taken["median"] for stage, taken in cost["stages"].items()} for name, cost in networks.items()}
         bottom = np.zeros(len(names))
-        for stage in stages:
-            taken = np.array([networks[name]["stages"].get(stage, 0.0) for name in names])
-            if taken.max() > 0.02 * sum(networks[names[0]]["stages"].values()):
+        for stage in sorted({stage for stages in seconds.values() for stage in stages}):
+            taken = np.array([seconds[name].get(stage, 0.0) for name in names])
+            if taken.max() > 0.02 * sum(seconds[names[0]].values()):
                 places[0].bar(names, taken, bottom=bottom, label=stage)
                 bottom += taken
         places[0].set(ylabel="s, one train step")

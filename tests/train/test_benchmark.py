@@ -26,6 +26,7 @@ from train.benchmark import (
     summary,
     table,
     tensors_gib,
+    timed,
     watched,
 )
 from train.benchmark_overhead import overhead
@@ -71,7 +72,9 @@ def test_every_network_is_measured_side_by_side():
             assert cost[what]["share_of_peak"] > 0
         assert cost["train"]["samples_per_second"] == pytest.approx(2 / cost["train"]["seconds"]["median"])
         assert cost["train"]["gflop"] > 2 * 2 * cost["inference"]["gflop"]  # two samples, and a backward pass of twice the forward one
-        assert cost["stages"]["backward"] > 0 and {REST, "optimizer", "average"} <= cost["stages"].keys()
+        assert {REST, "backward", "optimizer", "average"} <= cost["stages"].keys()
+        assert all(stage["low"] <= stage["median"] <= stage["high"] for stage in cost["stages"].values())
+        assert cost["stages"]["backward"]["low"] > 0
     first = found[next(iter(MODELS))]
     assert first["train"]["of_the_first"] == {"median": 1, "low": 1, "high": 1}
     assert {"backbone", "hourglass", "update", "upsample"} <= first["stages"].keys()
@@ -98,12 +101,40 @@ def test_a_stage_is_counted_once_and_by_the_outermost_name():
     network.inner = nn.Sequential(Slow(), Slow())
     network.last = nn.Sequential(Slow())
     start = time.perf_counter()
-    with watched(network, CPU) as found:
+    with watched(network, CPU) as read:
         network(torch.zeros(1))
         network.last[0](torch.zeros(1))
+    found = read()
     assert found.keys() == {"inner", "last", "last.0"}
     assert found["inner"] >= 0.04 and found["last"] >= 0.02 and found["last.0"] >= 0.02
     assert sum(found.values()) <= time.perf_counter() - start and not network.inner._forward_hooks
+
+
+def test_a_gpu_is_timed_by_events_in_its_queue(monkeypatch):
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+            self.ended = False
+
+        def record(self, stream):
+            self.at = queue
+
+        def synchronize(self):
+            self.ended = True
+
+        def elapsed_time(self, end):
+            assert end.ended
+            return end.at - self.at  # milliseconds
+
+    def work(milliseconds):
+        nonlocal queue
+        queue += milliseconds
+
+    queue = 0.0
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    assert timed(lambda: work(250), torch.device("cuda")) == 0.25
 
 
 BESIDE = """
@@ -144,7 +175,7 @@ def test_how_a_step_grows_is_measured_on_every_axis(tmp_path):
     assert found.keys() == {"width", "iterations", "batch", "max_disp"} and found["width"]["values"] == [64, 128, 192]
     assert found["width"]["growth"]["tensors_gib"]["exponent"] > found["iterations"]["growth"]["tensors_gib"]["exponent"]
     assert all(f"| {axis} " in scaling_table(found) for axis in found)
-    costs = {"unet": {"stages": {"backward": 1.0, "loss": 0.5}}}
+    costs = {"unet": {"stages": {stage: summary([seconds]) for stage, seconds in (("backward", 1.0), ("loss", 0.5))}}}
     plot(tmp_path / "b.png", costs, found)
     assert (tmp_path / "b.png").stat().st_size > 1000
 
