@@ -23,8 +23,9 @@ STEPS = 3
 EVERY = {"log": Options.log_every, "save": Options.save_every, "previews": Options.save_every}  # steps; the others are done in each
 
 
-def overhead(config: RunConfig, conditions: Conditions, *, with_mlflow: bool = True) -> dict[str, float]:
-    """Name (`costs.NAMES`) -> share of the time of the steps. Data are the renderer's, in crops of `conditions.size`.
+def overhead(config: RunConfig, conditions: Conditions, *, with_mlflow: bool = True) -> tuple[dict[str, float], float]:
+    """Name (`costs.NAMES`) -> share of the time of the steps; and the share that steps spend waiting for data, which are the renderer's, in
+    crops of `conditions.size`, made by as many processes as in a run.
 
     In a process of its own: a run sets up devices, logging and MLflow for all of its process.
     """
@@ -37,14 +38,14 @@ def _synthetic(config: RunConfig, conditions: Conditions) -> RunConfig:
     pairs = {"name": "made", "type": "synthetic", "label_type": label, "params": {"size": size, "length": 8}}
     return config.model_copy(
         update={
-            "data": DataConfig.model_validate({"datasets": [pairs], "image_sizes": [size], "workers": 0}),
+            "data": DataConfig.model_validate({"datasets": [pairs], "image_sizes": [size]}),
             "validation": ValidationConfig.model_validate({"every": 0, "iterations": conditions.iterations}),
             "training": config.training.model_copy(update={"iterations": conditions.iterations}),
         }
     )
 
 
-def _overhead(config: RunConfig, conditions: Conditions, with_mlflow: bool) -> dict[str, float]:
+def _overhead(config: RunConfig, conditions: Conditions, with_mlflow: bool) -> tuple[dict[str, float], float]:
     with tempfile.TemporaryDirectory(prefix="stereofoundry_") as folder:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
         options = Options(
@@ -61,6 +62,7 @@ def _overhead(config: RunConfig, conditions: Conditions, with_mlflow: bool) -> d
         with StopSignals() as stop, build_run(config, options) as run:
             train(run, stop)
         lines = [json.loads(line) for line in (options.workspace / METRICS_FILE).open()]
-    step = float(np.median([line["step_s"] for line in lines if "step_s" in line]))
+    steps = [line for line in lines if "step_s" in line]
+    step, wait = (float(np.median([line[key] for line in steps])) for key in ("step_s", "data_wait_s"))
     totals = {name: run.costs.total(name) for name in NAMES}
-    return {name: seconds / times / EVERY.get(name, 1) / step for name, (seconds, times) in totals.items()}
+    return {name: seconds / times / EVERY.get(name, 1) / step for name, (seconds, times) in totals.items()}, wait / step

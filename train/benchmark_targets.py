@@ -20,6 +20,7 @@ from train.utils import build_optimizer
 from utils.versions import peak_memory_gib, reset_peak_memory
 
 GIB_OF_A_CARD = 24
+GROWTH = (1, 2, 4)
 VITL = "ViT-L, 736 x 320, 22 iterations, batch 1, bf16, with optimizer and average"
 PLANNED_TWINS = tuple(part for part in TWINS if part != "lookup")  # its twin looks at values; ours, in its place, needs less memory
 MATRIX_UNITS = "use of the matrix units, bf16 train step"
@@ -106,19 +107,32 @@ def _inference(config: RunConfig, conditions: Conditions) -> Row:
 
 
 def _growth(config: RunConfig, conditions: Conditions) -> Row:
-    """Operations, which are exact; times of a shared machine bend by themselves."""
-    widths = [conditions.size[0] * factor for factor in (1, 2, 4)]
-    gflop = [counted_gflop(Subject("", config, replace(conditions, size=(width, conditions.size[1]))).train_step) for width in widths]
-    found = growth(widths, gflop)
-    measured = f"square term {100 * found['square_share']:.1f} % of the operations at {widths[-1]} px, exponent {found['exponent']:.2f}"
-    return Row(
-        "growth with the width, alt", "linear: no square term beyond 10 % (the ViT's attention)", measured, found["square_share"] < 0.1
-    )
+    """Operations and bytes, which are exact; times of a shared machine bend by themselves."""
+    (width, height), disparity = conditions.size, 96
+    deeper = [config.model_copy(update={"model": {**config.model, "max_disp": disparity * f}}) for f in GROWTH]
+    points = {
+        "width": [(width * f, config, replace(conditions, size=(width * f, height))) for f in GROWTH],
+        "max_disp": [(disparity * f, one, conditions) for f, one in zip(GROWTH, deeper, strict=True)],
+    }
+    said, shares = [], []
+    for axis, measured in points.items():
+        subjects = [Subject("", one, its) for _, one, its in measured]
+        costs = {
+            "operations": [counted_gflop(subject.train_step) for subject in subjects],
+            "tensors": [tensors_gib(subject.train_step, conditions.device) for subject in subjects],
+        }
+        for name, cost in costs.items():
+            found = growth([value for value, _, _ in measured], cost)
+            shares.append(found["square_share"])
+            said.append(f"{100 * found['square_share']:.1f} % of the {name} at {axis} {measured[-1][0]}, exponent {found['exponent']:.2f}")
+    target = "linear: no square term beyond 10 % (the ViT's attention)"
+    return Row("growth with width and max_disp, alt", target, "square term " + "; ".join(said), max(shares) < 0.1)
 
 
 def _overhead(config: RunConfig, conditions: Conditions) -> Row:
-    share = overhead(config, conditions)
-    measured = f"{100 * sum(share.values()):.2f} %: " + ", ".join(f"{name} {100 * one:.2f} %" for name, one in share.items())
+    share, wait = overhead(config, conditions)
+    costs = ", ".join(f"{name} {100 * one:.2f} %" for name, one in share.items())
+    measured = f"{100 * sum(share.values()):.2f} %: {costs}; waiting for data {100 * wait:.1f} %"
     return Row("what a run does beside its steps", "less than 2 % of their time", measured, sum(share.values()) < 0.02)
 
 

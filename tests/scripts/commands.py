@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from torch.nn.parallel import DistributedDataParallel
 
 from scripts.train import main
 from train import loop
@@ -80,6 +81,9 @@ def spoil(command: dict) -> None:
         sys.stdout.write(
             f"holds {' '.join(map(str, held))} of {' '.join(str(sum(map(torch.numel, values))) for values in (numbers, kept))}\n"
         )
+        if isinstance(run.model, DistributedDataParallel):
+            found = {name: getattr(run.model, name) for name in ("find_unused_parameters", "gradient_as_bucket_view")}
+            sys.stdout.write(f"wrapped with {json.dumps(found)}\n")
         sys.stdout.write(f"came to {digest} {run.skipped} {run.schedule.last_epoch} {run.ema.num_updates}\n")
         save(run, done)
 

@@ -185,6 +185,7 @@ def test_what_is_not_finite_on_one_process_or_both_moves_neither(commands_on_two
     outcomes = commands_on_two(*(faulty(["--config", tiny, *COMMON], *case) for case in FAULTY))
     for (precision, _), said in zip(FAULTY, outcomes, strict=True):
         (first, *numbers), second = (line.split()[2:] for line in said.splitlines() if line.startswith("came to "))
+        assert said.count('wrapped with {"find_unused_parameters": false, "gradient_as_bucket_view": true}') == 2, said
         assert [first, *numbers] == second and numbers == ["7", "2", "2"]  # skipped; updates that the schedule and the average have seen
         assert all(said.count(f"step {step} skipped: the gradient norm is ") == 1 for step, *_ in FAULTS), said
         assert said.count("not finite in made/") == 3, said  # of images and ground truth; of the others only the scalar was spoilt

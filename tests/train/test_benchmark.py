@@ -233,9 +233,10 @@ def test_targets_say_what_was_not_measured():
 
 
 def test_what_a_run_does_beside_its_steps_is_spread_over_them():
-    share = overhead(run_config("unet"), its_conditions(batch=1), with_mlflow=False)
+    share, wait = overhead(run_config("unet"), its_conditions(batch=1), with_mlflow=False)
     assert share.keys() == set(NAMES) and all(0 < one < 1 for one in share.values()), share
     assert share["previews"] < share["ema"]  # eight pictures, but once in thousands of steps
+    assert 0 <= wait < 1
 
 
 def test_a_summary_is_median_and_quartiles():
