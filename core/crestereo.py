@@ -63,8 +63,10 @@ class GroupCorrelation:
 
     def _warped(self, x: Tensor, y: Tensor, window: list[tuple[int, int]]) -> Callable[[int], Tensor]:
         margin_y, margin_x = window[-1]  # the last position is the farthest
-        warped = F.pad(sample(self.right, x, y), (margin_x, margin_x, margin_y, margin_y), mode="replicate")
         height, width = x.shape[-2:]
+        # Their positions are repeated, which need no gradient: of a repeated map, torch.compile misjudges how it lies in memory.
+        x, y = (F.pad(positions, (margin_x, margin_x, margin_y, margin_y), mode="replicate") for positions in (x, y))
+        warped = sample(self.right, x, y)
 
         def read(k: int) -> Tensor:
             top, left = margin_y + window[k][0], margin_x + window[k][1]

@@ -3,6 +3,7 @@ Each becomes one line that says how to go on; everything else keeps its tracebac
 """
 
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,7 @@ import torch
 from utils.errors import UserError
 
 CONTINUE = "continue with --checkpoint latest"
+RUNS_COMPILED = re.compile(r"torch/(_functorch/_aot_autograd|_inductor)/")  # files of torch that only a compiled network passes through
 
 
 @contextmanager
@@ -18,7 +20,7 @@ def explained() -> Iterator[None]:
     """Raises UserError in place of the errors that `explain` knows."""
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
+    except Exception as error:  # the code that a compiler made raises any
         line = explain(error)
         if line is None:
             raise
@@ -54,8 +56,10 @@ def out_of_memory(error: Exception) -> bool:
 
 
 def compiler_failed(error: Exception) -> bool:
-    """Whatever torch.compile raises at the first step of a size: tracing, code generation, a C++ compiler that is not there."""
-    return isinstance(error, torch._dynamo.exc.TorchDynamoException)
+    """Whatever torch.compile raises at the first step of a size: tracing, code generation, a C++ compiler that is not there; and what its
+    code raises when it runs. The backend "eager" runs the program's own operations, and their errors are the program's."""
+    files = (frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__))
+    return isinstance(error, torch._dynamo.exc.TorchDynamoException) or any(RUNS_COMPILED.search(file) for file in files)
 
 
 def reason(error: Exception) -> str:

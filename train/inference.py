@@ -144,7 +144,7 @@ def network_estimator(model: nn.Module, settings: Settings | None = None, *, com
         try:
             with contextlib.nullcontext() if low is None else torch.autocast(device.type, low):
                 return passes(left, right)
-        except RuntimeError as error:
+        except Exception as error:
             if compiled and compiler_failed(error):
                 raise UserError(f"--compile: torch.compile failed ({reason(error)}); leave it out, or install a C++ compiler") from None
             if out_of_memory(error):

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from core.crestereo import LINE, SQUARE, GroupCorrelation, resize_flow, sample
-from core.crestereo_attention import LinearAttentionLayer, linear_attention, position_encoding
+from core.crestereo_attention import LinearAttentionLayer, linear_attention, position_encoding, positive
 from core.inference import cascade
 from tests.core.networks import images, tiny_of
 from utils.errors import UserError
@@ -59,6 +59,29 @@ def test_fixed_correlation_looks_around_in_the_warped_map(window):
                 warped = read(right[0], column + float(flow[0, 0, row, column]), row + float(flow[0, 1, row, column]))
                 expected = (left[0, :, y, x] * warped).view(2, 2).mean(1)
                 torch.testing.assert_close(found[0, [k, 9 + k], y, x], expected, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("window", [LINE, SQUARE], ids=["line", "square"])
+def test_fixed_correlation_has_the_value_and_gradient_of_a_map_whose_border_is_repeated(window):
+    left, right, flow, grad = random(2, 4, 3, 5), random(2, 4, 3, 5, seed=1), 2 * random(2, 2, 3, 5, seed=3), random(2, 18, 3, 5, seed=4)
+    right.requires_grad_()
+    columns, rows = torch.arange(5.0, dtype=torch.float64), torch.arange(3.0, dtype=torch.float64)[:, None]
+    margin_y, margin_x = window[-1]
+    border = (margin_x, margin_x, margin_y, margin_y)
+    padded = F.pad(sample(right, columns + flow[:, 0], rows + flow[:, 1]), border, mode="replicate")
+    parts = [padded[..., margin_y + dy : margin_y + dy + 3, margin_x + dx : margin_x + dx + 5] for dy, dx in window]
+    expected = torch.stack([(left * part).unflatten(1, (2, 2)).mean(2) for part in parts], 2).flatten(1, 2)
+    found = GroupCorrelation(left, right, None, groups=2)(flow, window)
+    assert torch.equal(found, expected)
+    gradients = (torch.autograd.grad(value, right, grad)[0] for value in (found, expected))
+    torch.testing.assert_close(*gradients, atol=1e-12, rtol=0)
+
+
+def test_the_kernel_of_attention_is_elu_and_one_with_the_same_gradient():
+    x = torch.tensor([-800.0, -3.0, -1e-9, -0.0, 0.0, 1e-9, 3.0, 800.0], dtype=torch.float64, requires_grad=True)
+    values = positive(x), F.elu(x) + 1
+    torch.testing.assert_close(*values, atol=1e-15, rtol=1e-15)
+    torch.testing.assert_close(*(torch.autograd.grad(value.sum(), x)[0] for value in values), atol=0, rtol=1e-15)
 
 
 def test_linear_attention_is_attention_with_another_kernel():

@@ -1,12 +1,13 @@
-"""The networks by torch.compile: in one piece, once per size, and not for images of other sizes."""
+"""The networks by torch.compile: in one piece, the same numbers, once per size, and not for images of other sizes."""
 
 import pytest
 import torch
 
 from core import MODELS
-from tests.core.networks import images, tiny_of
+from tests.core.networks import images, tiny, tiny_of
 from tests.scripts.tiny import tiny_run
-from train.compilation import recompile_limit
+from train.compilation import compile_network, recompile_limit
+from train.config import CompileConfig
 from train.loop import predict, update
 from train.preview import StereoSample
 
@@ -18,6 +19,64 @@ def test_a_network_is_one_graph_without_a_break(kind):
     torch._dynamo.reset()
     found = torch._dynamo.explain(tiny_of(kind))(*images(batch=2, height=32, width=64))
     assert (found.graph_count, found.graph_break_count) == (1, 0), found.break_reasons
+
+
+SMALLEST = {
+    "foundation_stereo": {
+        "cnn": "test_convnext3",
+        "corr_levels": 1,
+        "n_gru_layers": 1,
+        "hidden_dims": [16],
+        "context_dims": [8, 8, 8],
+        "volume_dim": 4,
+        "dropout": 0.0,  # inductor draws other numbers
+        "train_iters": 1,
+    },
+    "raft_stereo": {"train_iters": 1},
+}  # a compiler's time goes by the number of operations
+QUICK = {("aot_eager", "fp32"): [kind for kind in MODELS if kind != "foundation_stereo"], ("aot_eager", "bf16"): ["unet"]}
+
+
+def gradients(kind, precision, backend=None):
+    """Every output of a training step in float32, and name -> gradient; uncompiled without a backend."""
+    changes = SMALLEST.get(kind, {})
+    model = tiny(**changes) if kind == "foundation_stereo" else tiny_of(kind, **changes)
+    if backend is not None:
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        compile_network(model, CompileConfig(enabled=True, backend=backend), forms=1)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        outputs = [value for value in model(*images(batch=2, height=32, width=64)) if value is not None]
+    losses = [value.float().square().mean() for value in outputs if value.requires_grad]
+    sum(loss / loss.detach() for loss in losses).backward()  # each output counts alike
+    if backend is not None:
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    return [value.detach().float() for value in outputs], {name: one.grad for name, one in model.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "backend", "precision"),
+    [
+        pytest.param(kind, backend, precision, marks=[] if kind in QUICK.get((backend, precision), []) else pytest.mark.slow)
+        for backend, precision in (("aot_eager", "fp32"), ("aot_eager", "bf16"), ("inductor", "fp32"))
+        for kind in MODELS
+    ],
+)
+def test_a_compiled_step_has_the_outputs_and_gradients_of_a_plain_one(kind, backend, precision):
+    """Each parameter's gradient differs by a small part of its own length; what is left of one that is 0 by nature, a bias before a norm,
+    by a far smaller part of the length of all. In bf16 a backend may round elsewhere: gradients differ by up to 6 % then, and those below
+    2e-5 of all are noise. inductor keeps more digits than bf16 has, so that there is nothing to compare it with.
+    """
+    relative, rest, of_values = (1e-4, 1e-8, 1e-5) if precision == "fp32" else (0.2, 2e-5, 1e-2)
+    plain_values, plain_gradients = gradients(kind, precision)
+    values, found = gradients(kind, precision, backend)
+    for value, expected in zip(values, plain_values, strict=True):
+        assert (value - expected).norm() <= of_values * expected.norm()
+    known = {name: one for name, one in plain_gradients.items() if one is not None}
+    assert found.keys() == plain_gradients.keys() and {name for name, one in found.items() if one is not None} == known.keys()
+    whole = torch.stack([one.norm() for one in known.values()]).norm()
+    errors = {name: float((found[name] - one).norm() / (relative * one.norm() + rest * whole)) for name, one in known.items()}
+    assert max(errors.values()) <= 1, sorted(errors.items(), key=lambda entry: -entry[1])[:5]
 
 
 def size_of_update(run, step):

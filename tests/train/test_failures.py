@@ -1,8 +1,13 @@
 """What the machine does to a run is one line; what the program does keeps its traceback."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
 
+from train.compilation import plain
 from train.failures import explained
 from utils.errors import UserError
 
@@ -31,3 +36,41 @@ def test_everything_else_goes_through(error):
     with pytest.raises(type(error)) as found, explained():
         raise error
     assert found.value is error
+
+
+def fails(graph, inputs):
+    """What a compiler made, and fails when it runs."""
+
+    def run(*args):
+        raise AssertionError("expected stride 1==128")
+
+    return make_boxed_func(run)
+
+
+def runs(graph, inputs):
+    return make_boxed_func(graph.forward)
+
+
+@pytest.mark.parametrize("compilers", [(fails, runs), (runs, fails)], ids=["forward", "backward"])
+def test_a_compiled_network_that_fails_when_it_runs_is_one_line(compilers):
+    torch._dynamo.reset()
+    network = torch.nn.Linear(2, 2)
+    network.compile(backend=aot_autograd(fw_compiler=compilers[0], bw_compiler=compilers[1]))
+    with pytest.raises(UserError, match=r"torch.compile failed \(expected stride 1==128\); set compile.enabled to false"), explained():
+        network(torch.ones(1, 2)).sum().backward()
+
+
+class Wrong(torch.nn.Module):
+    def forward(self, x):
+        return x[x.long()]
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "eager"])
+def test_what_fails_in_a_network_that_is_not_compiled_goes_through(backend):
+    """Where it runs as it is written, or `eager` compiles nothing of it."""
+    torch._dynamo.reset()
+    network = Wrong()
+    network.compile(backend=backend)
+    assert network(torch.zeros(2)).shape == (2,)
+    with pytest.raises(IndexError), explained(), plain() if backend == "aot_eager" else nullcontext():
+        network(torch.full((2,), 5.0))
