@@ -114,7 +114,8 @@ class UNet(nn.Module):
         pose = None if self.pose_head is None else self._checkpointed(self.pose_head, x)
         for level in reversed(range(len(self.decoder))):
             skip = skips[level]
-            x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False)
+            # A GPU's autocast enlarges in float32, and would join and keep that; the convolution casts it back anyway.
+            x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False).to(skip.dtype)
             x = self._checkpointed(self.decoder[level], torch.cat([skip, x], 1))
         share, log_variance = at_least_float32(self.head(x)).split(1, 1)
         return StereoOutput(self.max_disp * share.sigmoid(), log_variance=log_variance[:, 0].clamp(*LOG_VARIANCE), pose=pose)

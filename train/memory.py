@@ -1,18 +1,26 @@
 """How much memory an update takes, told before it is taken: the step runs on tensors that have shapes and no content, on any machine.
 
-Whatever torch would allocate is counted when it is made and when it is let go, so that the highest sum is what torch's allocator would
-report. Not seen is what a kernel takes for itself, what is lost between blocks, and the context of a GPU: `HEADROOM` is kept for them.
+Counted is every tensor that an operator returns, from when it is made until it is let go: the highest sum is what torch's allocator
+reports of them. A GPU's memory is what is planned for, so what a kernel takes for itself while it runs is not counted, what is lost between
+blocks, and the context of a GPU: `HEADROOM` is kept for them. cuDNN's convolutions take a smaller workspace where there is no room for
+a larger one. Those of a CPU do not: of a small network of one sample in float32 their columns have been a third of all that was allocated.
+
+Validation is planned apart, as it is over when a step begins: of one pair without gradients, it needs more than a step of one crop where
+the pair is as large as a few crops, or as one for a network with `valid_scales` beyond 1. The coarse pass (`training.coarse_scale`) is
+smaller than the step, has no gradients either, and needs less.
 """
 
 import copy
 import itertools
 import logging
+import math
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
@@ -21,6 +29,7 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from core.inference import predict_scales
 from train.losses import Objective
 from train.sample import StereoBatch
 from train.sharding import gathered_bytes, plain, share
@@ -88,15 +97,48 @@ class Planner:
         self._early, self._fixed = early, fixed
         self._weights = _bytes(itertools.chain(network.parameters(), network.buffers()))
         self._optimizer = state_bytes(optimizer)
-        self._known: dict[Setting, Memory] = {}
+        self._traces: dict[Setting, Trace] = {}
 
     def estimate(self, setting: Setting) -> Memory:
-        """The peak of an update, from its second on: the first one makes the states of the optimizer. Seconds, once for each setting."""
-        if setting not in self._known:
-            self._known[setting] = self._estimate(setting)
-        return self._known[setting]
+        """The peak of an update, from its second on: the first one makes the states of the optimizer. Seconds, up to a minute for a large
+        network, for each setting and for a second batch; at once for all other batches."""
+        trace = self._traces[setting] if setting in self._traces else self._of_other_batches(setting)
+        if trace is None:
+            trace = self._traces[setting] = self._trace(setting)
+        peak, gradients, kept = trace.peak()
+        activations = peak - gradients
+        return Memory(
+            weights=self._weights,
+            copies=self._fixed,
+            optimizer=self._optimizer,
+            gradients=gradients + (_bytes(trained(self._network)) if self._early else 0),
+            kept=min(kept, activations),
+            working=max(activations - kept, 0),
+            gathered=gathered_bytes(self._network),
+        )
 
-    def _estimate(self, setting: Setting) -> Memory:
+    def validation(self, size: tuple[int, int], precision: str) -> int:
+        """Bytes of one process where a pair of `size`, (width, height), is measured, at their most."""
+        log.info("memory: the validation of %d x %d is followed on shapes", *size)
+        mode, low = FakeTensorMode(allow_non_fake_inputs=True), LOW.get(precision)
+        network = _without_content(plain(self._network), mode).eval()
+        live = _Live([*network.parameters(), *network.buffers()])
+        with mode, live, torch.no_grad(), torch.autocast("cpu", low, enabled=low is not None):
+            views = [torch.empty(1, 3, size[1], size[0]) for _ in range(2)]
+            # of more iterations, each takes the place of the one before
+            found = predict_scales(network, *views, iters=2, scales=getattr(network, "valid_scales", (1.0,)))
+        peak, _, _ = live.trace(len(live.order)).peak()
+        del found
+        gradients = _bytes(trained(self._network)) if self._early else 0
+        return self._weights + self._fixed + self._optimizer + gradients + peak + gathered_bytes(self._network)
+
+    def _of_other_batches(self, setting: Setting) -> "Trace | None":
+        """From the last two that were traced; a batch of one may take other operators."""
+        found = [(one.batch, trace) for one, trace in self._traces.items() if replace(one, batch=setting.batch) == setting]
+        return None if len(found) < 2 or setting.batch == 1 else with_batch(setting.batch, *found[-2:])
+
+    def _trace(self, setting: Setting) -> "Trace":
+        log.info("memory: a step of %s is followed on shapes; of a large network that takes up to a minute", _words(setting))
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         network = _without_content(plain(self._network), mode)
         network.gradient_checkpointing = setting.checkpointing
@@ -114,18 +156,9 @@ class Planner:
             with torch.autocast("cpu", low, enabled=low is not None):
                 output = network(batch.left, batch.right, iters=self._iterations)
             loss, _ = self._objective(output, batch)
-            kept = live.now
+            forward = len(live.order)
             loss.backward()
-        activations = live.peak - live.gradients_at_peak
-        return Memory(
-            weights=self._weights,
-            copies=self._fixed,
-            optimizer=self._optimizer,
-            gradients=live.gradients_at_peak + (_bytes(trained(self._network)) if self._early else 0),
-            kept=min(kept, activations),
-            working=max(activations - kept, 0),
-            gathered=gathered_bytes(self._network),
-        )
+        return live.trace(forward)
 
     def largest_batch(self, setting: Setting, limit: float) -> int:
         """Samples of a forward pass that stay below `limit` bytes, the most of them to a hundredth; 0 when one does not.
@@ -165,19 +198,57 @@ def _crossing(low: tuple[int, float], high: tuple[int, float]) -> int:
     return int(low[0] - low[1] * (high[0] - low[0]) / (high[1] - low[1]))
 
 
-class _Live(TorchDispatchMode):
-    """Bytes of the storages that were made inside and are still in use, their highest sum, and how much of it was gradients.
+@dataclass(frozen=True)
+class Trace:
+    """Storages of a step in the order in which they are made and let go.
 
-    before: tensors that were there already; operators hand out views of them.
+    order: (N,) the number of a storage that is made, ~number where it is let go. sizes: (S,) bytes, by number. gradients: (S,) bytes that
+    are gradients when it is made. forward: entries before the backward pass.
     """
+
+    order: np.ndarray
+    sizes: np.ndarray
+    gradients: np.ndarray
+    forward: int
+
+    def peak(self) -> tuple[int, int, int]:
+        """Bytes: the highest sum, how much of it is gradients, and what there is before the backward pass."""
+        made = self.order >= 0
+        now = np.cumsum(np.where(made, 1, -1) * self.sizes[np.where(made, self.order, ~self.order)])
+        at = int(now.argmax())
+        return int(now[at]), int(self.gradients[self.order[at]]), int(now[self.forward - 1])
+
+
+def with_batch(batch: int, first: tuple[int, Trace], second: tuple[int, Trace]) -> Trace | None:
+    """The trace of another batch from two (batch, trace), since every storage has the batch as one factor or not at all. None where they
+    differ in more than sizes, or sizes otherwise, as where a batch is shared among several label types."""
+    (few, one), (many, other) = first, second
+    if one.forward != other.forward or not all(
+        np.array_equal(*pair) for pair in ((one.order, other.order), (one.gradients, other.gradients))
+    ):
+        return None
+    growth, rest = np.divmod(other.sizes - one.sizes, many - few)
+    fixed = one.sizes - few * growth
+    if rest.any() or (growth < 0).any() or (fixed < 0).any():
+        return None
+    return replace(one, sizes=fixed + batch * growth)
+
+
+class _Live(TorchDispatchMode):
+    """Writes down the storages that are made inside, for a `Trace`. before: tensors that are there already; operators hand out views."""
 
     def __init__(self, before: Iterable[Tensor]) -> None:
         super().__init__()
-        self.now = self.peak = self.gradients = self.gradients_at_peak = 0
+        self.order: list[int] = []
+        self.sizes: list[int] = []
+        self.gradients: list[int] = []
+        self._gradients = 0
         self._before = [value.untyped_storage() for value in before]  # kept, so that no other gets the same id
         self._seen = {id(storage) for storage in self._before}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.prim.device.default:  # asked twice for every operator
+            return args[0].fake_device
         result = func(*args, **(kwargs or {}))
         for value in tree_iter(result):
             if isinstance(value, Tensor):
@@ -186,20 +257,27 @@ class _Live(TorchDispatchMode):
 
     def is_gradient(self, parameter: Tensor) -> None:
         if parameter.grad is not None:
-            self.gradients += parameter.grad.untyped_storage().nbytes()
+            self._gradients += parameter.grad.untyped_storage().nbytes()
+
+    def trace(self, forward: int) -> Trace:
+        """forward: see there. What is let go at once, as by autocast's cache, comes by number: its own order is not the same each time."""
+        order = np.array(self.order)
+        turn = np.lexsort((np.maximum(-order, 0), (order >= 0).cumsum(), np.arange(len(order)) >= forward))
+        return Trace(order[turn], np.array(self.sizes), np.array(self.gradients), forward)
 
     def _made(self, storage: torch.UntypedStorage) -> None:
         if id(storage) in self._seen:
             return
         self._seen.add(id(storage))
-        self.now += storage.nbytes()
-        if self.now > self.peak:
-            self.peak, self.gradients_at_peak = self.now, self.gradients
-        weakref.finalize(storage, self._gone, id(storage), storage.nbytes())
+        number = len(self.sizes)
+        self.order.append(number)
+        self.sizes.append(storage.nbytes())
+        self.gradients.append(self._gradients)
+        weakref.finalize(storage, self._gone, id(storage), number)
 
-    def _gone(self, key: int, size: int) -> None:
+    def _gone(self, key: int, number: int) -> None:
         self._seen.discard(key)
-        self.now -= size
+        self.order.append(~number)
 
 
 def _without_content(network: nn.Module, mode: FakeTensorMode) -> nn.Module:
@@ -294,9 +372,13 @@ def _container_limits() -> Iterator[int]:
             continue
 
 
+def _words(setting: Setting) -> str:
+    width, height = setting.size
+    return f"{setting.batch} x {width} x {height}, {setting.precision}, gradient checkpointing {'on' if setting.checkpointing else 'off'}"
+
+
 def memory_table(setting: Setting, found: Memory, usable: float | None, largest: int | None) -> list[str]:
     """Lines for people. largest: batch that fits."""
-    width, height = setting.size
     rows = {
         "weights": found.weights,
         "averages and statistics": found.copies,
@@ -307,11 +389,29 @@ def memory_table(setting: Setting, found: Memory, usable: float | None, largest:
         **({"gathered of the shards": found.gathered} if found.gathered else {}),
         "peak": found.total,
     }
-    how = f"{setting.batch} x {width} x {height}, {setting.precision}, gradient checkpointing {'on' if setting.checkpointing else 'off'}"
-    lines = [f"memory of a process, estimated ({how})", *(f"  {name:<32} {size / GIB:>9.2f} GiB" for name, size in rows.items())]
+    lines = [
+        f"memory of a process, estimated ({_words(setting)})",
+        *(f"  {name:<32} {size / GIB:>9.2f} GiB" for name, size in rows.items()),
+    ]
     if usable is not None:
         lines.append(f"  {'can be used':<32} {usable / GIB:>9.2f} GiB, and {HEADROOM:.0%} more are left for kernels and fragmentation")
     return lines if largest is None else [*lines, f"  {'largest --batch_size_forward':<32} {largest:>9}"]
+
+
+def validation_line(run: "Run", planner: Planner, usable: float | None) -> str:
+    """What validation needs, of the largest of the pairs that are known without reading them all: the first of every data set."""
+    size = run.config.validation.size
+    if size is None:
+        first = {run.held.name(position): position for position in reversed(range(len(run.held)))}
+        height, width = max((run.held.load(position).disparity.shape for position in first.values()), key=math.prod)
+        size = width, height
+    name = f"validation, 1 x {size[0]} x {size[1]}"
+    try:
+        needed = planner.validation(size, run.options.precision)
+    except (RuntimeError, NotImplementedError) as error:
+        return f"  {name:<32} not estimated: {str(error).splitlines()[0]}"
+    found = f"  {name:<32} {needed / GIB:>9.2f} GiB"
+    return found if usable is None or needed <= usable else f"{found}, more than can be used; validation.size makes it smaller"
 
 
 def check_memory(planner: Planner, setting: Setting, found: Memory, usable: float) -> None:

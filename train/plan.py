@@ -5,7 +5,16 @@ import time
 from collections.abc import Iterator
 
 from train.loop import update
-from train.memory import available_bytes, check_memory, estimate_or_warn, memory_table, planner_of, setting_of, usable_bytes
+from train.memory import (
+    available_bytes,
+    check_memory,
+    estimate_or_warn,
+    memory_table,
+    planner_of,
+    setting_of,
+    usable_bytes,
+    validation_line,
+)
 from train.run import Run
 from train.start import weights_table
 from train.utils import parameter_table
@@ -21,7 +30,10 @@ def dry_run(run: Run) -> Iterator[str]:
     planner, setting, usable = planner_of(run), setting_of(run), usable_bytes(run)
     found = estimate_or_warn(planner, setting)
     if found is not None:
-        yield "\n" + "\n".join(memory_table(setting, found, usable, None if usable is None else planner.largest_batch(setting, usable)))
+        lines = memory_table(setting, found, usable, None if usable is None else planner.largest_batch(setting, usable))
+        if len(run.held):
+            lines.append(validation_line(run, planner, usable))
+        yield "\n" + "\n".join(lines)
         if usable is not None:
             check_memory(planner, setting, found, usable)
         here = available_bytes(run)

@@ -1,11 +1,28 @@
 """Gradient checkpointing changes no number and no key, and does save memory."""
 
+from collections import Counter
+
 import pytest
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from core.checkpointing import statistics_kept
+from core.checkpointing import CONVOLUTION, statistics_kept
+from core.foundation_stereo import SAVING
 from tests.core.networks import images, tiny
+
+OF_PART = {  # how the names begin of the modules that each part computes again
+    "backbone": {"backbone.cnn", "backbone.fuse"},
+    "context": {"context.conv", "context.norm", "context.stages"},
+    "volume": {"cost_volume.gate", "cost_volume.stem"},
+    "aggregation": {
+        *(f"hourglass.{name}{scale}" for name in ("down", "gate") for scale in (8, 16, 32)),
+        *(f"hourglass.{name}{scale}" for name in ("up", "merge", "gate_merged") for scale in (8, 16)),
+        *("hourglass.up4", "hourglass.out", "hourglass.transformer", "classifier.block", "classifier.conv"),
+    },
+    "iterations": {"update", "update.disparity_head", "update.grus", "update.motion"},
+    "upsampling": {"update.mask_head", "upsample", "upsample.up", "upsample.weights"},
+}
 
 
 def run(model, *, enabled, dtype=None):
@@ -47,6 +64,48 @@ def test_no_number_changes_with_a_trained_vit():
     plain, saving = (run(tiny(**options), enabled=enabled) for enabled in (False, True))
     assert all(torch.equal(plain[1][name], saving[1][name]) for name in plain[1])
     assert any(name.startswith("backbone.monocular.vit.blocks") for name in plain[1])
+
+
+class Convolutions(TorchDispatchMode):
+    """Counts those that are computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is CONVOLUTION
+        return func(*args, **(kwargs or {}))
+
+
+def observed(*, checkpointing=None):
+    """What a step gives, how often each module ran in it, and how many convolutions it computed."""
+    model = tiny(hidden_dims=[16], n_gru_layers=1, dropout=0.5, checkpointing=checkpointing)
+    calls = Counter()
+    for name, module in model.named_modules():
+        module.register_forward_pre_hook(lambda *_, name=name: calls.update([name]))
+    with Convolutions() as convolutions:
+        found = run(model, enabled=checkpointing is not None)
+    return found, calls, convolutions.count
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return observed()
+
+
+@pytest.mark.parametrize("level", ["cheap", "all"])
+@pytest.mark.parametrize("part", list(SAVING))
+def test_each_part_is_computed_again_alone_and_no_number_changes(plain, part, level):
+    saving = observed(checkpointing={part: level})
+    for one, two in zip(plain[0][0], saving[0][0], strict=True):
+        assert torch.equal(one, two)
+    for kind in (1, 2):
+        assert plain[0][kind].keys() == saving[0][kind].keys()
+        assert not [name for name in plain[0][kind] if not torch.equal(plain[0][kind][name], saving[0][kind][name])]
+    assert torch.equal(plain[0][3], saving[0][3])
+    assert {".".join(name.split(".")[:2]) for name in saving[1] if saving[1][name] > plain[1][name]} == OF_PART[part]
+    assert saving[2] == plain[2] if level == "cheap" else saving[2] > plain[2]
 
 
 def test_running_statistics_are_updated_once():

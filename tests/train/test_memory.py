@@ -1,25 +1,47 @@
 """What the planner says before a step against what torch's allocator counts in it, and what a run is told where it does not fit."""
 
+from bisect import bisect
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
-from core import MODELS
+from core import MODELS, build_model, correlation
+from core.inference import predict
 from tests.core.networks import tiny_of
 from tests.scripts.tiny import TINY, tiny_run
 from train import memory
 from train.loop import update
 from train.losses import Objective
-from train.memory import GIB, Memory, Planner, Setting, check_memory, memory_table, planner_of, setting_of, state_bytes
+from train.memory import (
+    GIB,
+    Memory,
+    Planner,
+    Setting,
+    Trace,
+    check_memory,
+    memory_table,
+    planner_of,
+    setting_of,
+    state_bytes,
+    validation_line,
+    with_batch,
+)
 from train.plan import dry_run
+from train.run_file import find_config, load_config
 from train.utils import build_optimizer
 from utils.errors import UserError
 
 SIZE = (192, 128)
-# Estimated of measured. What is missing are copies that convolutions of a CPU make while they run: most at full resolution.
-TOLERANCE = {"foundation_stereo": (0.9, 1.03), "raft_stereo": (0.96, 1.03), "crestereo": (0.96, 1.03), "unet": (0.6, 1.03)}
+CONVOLUTIONS = ("aten::convolution", "aten::convolution_backward")
+SHIPPED = [  # run file, changes of its network, setting
+    ("light", {}, Setting(1, (96, 64), "fp32", True)),  # of one sample in float32, columns of a CPU's convolutions are not planned
+    ("unet", {}, Setting(1, (96, 64), "bf16", False)),
+    ("stereo_v1", {"train_iters": 1}, Setting(2, (64, 32), "bf16", True)),
+]
 
 
 def planner(kind, *, early=False, **changes):
@@ -29,42 +51,55 @@ def planner(kind, *, early=False, **changes):
 
 
 def measured(network, step):
-    """Peak of what torch's allocator hands out during a step, in bytes."""
+    """Peak of what torch's allocator hands out during a step, in bytes: of a convolution what it returns, without its scratch."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         step(network)
-    events = sorted((e.start_ns(), e.nbytes()) for e in found.profiler.kineto_results.events() if e.name() == "[memory]")
+    events = found.profiler.kineto_results.events()
+    inside = sorted((e.start_ns(), e.end_ns()) for e in events if e.name() in CONVOLUTIONS)
     now = peak = 0
-    for _, size in events:
+    for time, size in sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"):
+        last = bisect(inside, (time, time)) - 1
+        if last < 0 or time > inside[last][1]:
+            peak = max(peak, now, now + size)
         now += size
-        peak = max(peak, now)
     return peak
 
 
-@pytest.mark.parametrize("kind", list(MODELS))
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_estimate_is_what_torch_allocates(kind, checkpointing, precision):
-    plan = planner(kind)
-    setting = Setting(2, SIZE, precision, checkpointing)
-    found = plan.estimate(setting)
-    network = tiny_of(kind)
-    network.gradient_checkpointing = checkpointing
-    batch, objective = plan._batch(setting), Objective(tiny_run(kind)["loss"])
+def ratio(plan, objective, setting):
+    """Estimated of measured."""
+    found, network = plan.estimate(setting), plan._network
+    network.gradient_checkpointing = setting.checkpointing
+    batch = plan._batch(setting)
     for value in (batch.left, batch.right, batch.disparity):
         value.zero_()
     batch.valid = batch.disparity == 0
 
     def step(network):
         inputs = replace(batch, **{name: getattr(batch, name).clone() for name in ("left", "right", "disparity", "valid")})
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=setting.precision == "bf16"):
             output = network(inputs.left, inputs.right)
         objective(output, inputs)[0].backward()
         network.zero_grad()
 
     step(network)  # what libraries set up once is not of a step
-    low, high = TOLERANCE[kind]
-    ratio = (found.gradients + found.kept + found.working) / measured(network, step)
-    assert low < ratio < high, f"{ratio:.4f}"
+    return (found.gradients + found.kept + found.working) / measured(network, step)
+
+
+@pytest.mark.parametrize("kind", list(MODELS))
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_estimate_is_what_torch_allocates(kind, checkpointing, precision):
+    found = ratio(planner(kind), Objective(tiny_run(kind)["loss"]), Setting(2, SIZE, precision, checkpointing))
+    assert 0.97 < found < 1.03, f"{found:.4f}"
+
+
+@pytest.mark.parametrize(("name", "changes", "setting"), SHIPPED, ids=[name for name, _, _ in SHIPPED])
+def test_the_estimate_of_a_shipped_run_is_what_torch_allocates(name, changes, setting):
+    config = load_config(find_config(f"{name}.json"))
+    network, objective = build_model({**config.model, **changes}), Objective(config.loss)
+    plan = Planner(network, objective, build_optimizer(network, config.optimizer), labels=["stereo"])
+    found = ratio(plan, objective, setting)
+    assert 0.97 < found < 1.03, f"{found:.4f}"
 
 
 def test_the_network_and_the_generators_stay_as_they_were():
@@ -82,6 +117,72 @@ def test_samples_add_the_same_each_and_the_largest_batch_just_fits():
     assert totals[2] == pytest.approx(totals[0] + 7 * (totals[1] - totals[0]), rel=1e-3)
     assert plan.largest_batch(setting, totals[2]) == 9 and plan.largest_batch(setting, totals[2] - 1) == 8
     assert plan.largest_batch(setting, 1000) == 0
+
+
+def test_a_batch_is_known_to_the_byte_from_two_others():
+    plan, setting = planner("unet"), Setting(2, (64, 64), "bf16", True)
+    found = [plan.estimate(replace(setting, batch=batch)) for batch in (3, 2, 7)]
+    assert [one.batch for one in plan._traces] == [3, 2]
+    assert found[2] == planner("unet").estimate(replace(setting, batch=7))
+
+
+def trace(order, sizes, gradients=(0, 0), forward=2):
+    return Trace(np.array(order), np.array(sizes), np.array(gradients), forward)
+
+
+def test_what_does_not_grow_evenly_is_not_known_from_two_others():
+    first, second = trace([0, 1, -1, -2], [20, 7]), trace([0, 1, -1, -2], [40, 7])
+    assert with_batch(5, (2, first), (4, second)).sizes.tolist() == [50, 7]
+    assert first.peak() == (27, 0, 27) and trace([0, 1, -1, -2], [20, 7], (0, 3), 1).peak() == (27, 3, 20)
+    for other in (
+        trace([0, -1, 1, -2], [40, 7]),
+        trace([0, 1, -1, -2], [40, 7], gradients=(0, 1)),
+        trace([0, 1, -1, -2], [40, 7], forward=3),
+        trace([0, 1, -1, -2], [41, 7]),
+        trace([0, 1, -1, -2], [80, 7]),  # as the square of the batch
+        trace([0, 1, -1, -2], [18, 7]),
+    ):
+        assert with_batch(5, (2, first), (4, other)) is None
+
+
+def test_batches_of_several_label_types_are_each_followed():
+    plan, setting = planner("unet"), Setting(2, (64, 64), "fp32", False)
+    plan._labels = ["stereo", "other"]
+    plan._objective = Objective({label: tiny_run("unet")["loss"]["stereo"] for label in plan._labels})
+    for batch in (2, 4, 3):
+        plan.estimate(replace(setting, batch=batch))
+    assert [one.batch for one in plan._traces] == [2, 4, 3]
+
+
+def test_a_batch_of_one_is_followed_itself():
+    plan = planner("unet", batch_norm="frozen")
+    for batch in (2, 3, 1):
+        plan.estimate(Setting(batch, (64, 64), "fp32", False))
+    assert [one.batch for one in plan._traces] == [2, 3, 1]
+
+
+@pytest.mark.parametrize("kind", ["unet", "raft_stereo"])
+def test_a_gpu_keeps_what_is_planned_on_a_cpu(kind, monkeypatch):
+    """Autocast of a GPU computes more in float32; on tensors without content it can be asked what it makes of the forward pass."""
+    monkeypatch.setattr(correlation, "forms_for", lambda tensor: correlation.VECTORISED)
+    kept = {}
+    for device in ("cpu", "cuda"):
+        with FakeTensorMode(), torch.device(device):
+            network = tiny_of(kind)
+            network.gradient_checkpointing = True
+            live = memory._Live([*network.parameters(), *network.buffers()])
+            with live:
+                views = [torch.empty(2, 3, 64, 96) for _ in range(2)]
+                torch.set_autocast_dtype(device, torch.bfloat16)
+                torch.set_autocast_enabled(device, True)  # `torch.autocast` refuses a GPU that is not there
+                try:
+                    output = network(*views)
+                finally:
+                    torch.set_autocast_enabled(device, False)
+                    torch.clear_autocast_cache()
+                assert output.disparities.requires_grad
+                kept[device] = live.trace(len(live.order)).peak()[2]
+    assert kept["cuda"] == pytest.approx(kept["cpu"], rel=0.1), kept
 
 
 def test_gradients_that_are_there_from_the_start_are_counted_whole():
@@ -154,6 +255,36 @@ def test_a_step_is_the_same_where_memory_is_limited(build):
     for run in (plain, limited):
         update(run, 0)
     assert all(torch.equal(value, limited.network.state_dict()[name]) for name, value in plain.network.state_dict().items())
+
+
+def test_validation_is_planned_as_torch_allocates_it():
+    plan = planner("raft_stereo")
+    network = plan._network.eval()
+    views = [torch.zeros(1, 3, 100, 150) for _ in range(2)]
+
+    def step(network):
+        with torch.no_grad():
+            predict(network, *(view.clone() for view in views), iters=5)
+
+    step(network)
+    before = plan.validation((150, 100), "fp32")
+    assert (before - plan._weights - plan._optimizer) / measured(network, step) == pytest.approx(1, abs=0.03)
+    gradients = sum(value.nbytes for value in network.parameters())
+    plan._early = True
+    assert plan.validation((150, 100), "fp32") == before + gradients
+
+
+def test_a_dry_run_says_what_validation_needs(build):
+    config = tiny_run("unet") | {"validation": {"every": 5, "fraction": 0.3}}
+    for changes, size in (([], (128, 96)), (["validation.size=[64, 32]"], (64, 32))):
+        run = build(*changes, config=config)
+        planned = planner_of(run)
+        needed = planned.validation(size, "fp32")
+        line = f"  {'validation, 1 x {} x {}'.format(*size):<32} {needed / GIB:>9.2f} GiB"
+        assert validation_line(run, planned, needed) == line
+        assert validation_line(run, planned, needed - 1) == f"{line}, more than can be used; validation.size makes it smaller"
+    _, plan, _ = dry_run(run)
+    assert line in plan.splitlines()[-1]
 
 
 def test_what_cannot_be_estimated_does_not_stop_a_run(build, monkeypatch, caplog):
