@@ -389,4 +389,4 @@ def finish(run: Run, done: int) -> None:
         if run.config.trackers.log_checkpoints != "none":
             for path in marked(last.folder):
                 run.tracker.artifact(path, "checkpoint")
-        log.info("done: weights in %s%s", last.weights, "; `mlflow ui` shows the run" if run.options.enable_mlflow else "")
+        log.info("done: weights in %s", last.weights)
