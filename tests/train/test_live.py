@@ -443,6 +443,7 @@ def test_newer_weights_are_taken_up_and_damaged_ones_reported_once(run):
         files = {name.replace("100", "150"): about for name, about in pointer["files"].items()}
         half = run.folder / "00000150_ema.pt"
         half.write_bytes(whole[: len(whole) // 2])
+        (run.folder / "00000150.json").write_text(json.dumps({"step": 150, "files": files}))
         torch.save({"step": 150, "files": files}, run.folder / "latest.pt")
         wait_until(lambda: said)
         half.write_bytes(whole[: len(whole) // 3])
