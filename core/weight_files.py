@@ -84,17 +84,16 @@ def read_weights(path: Path) -> Weights:
     Raises `UserError` when the file cannot be read, is not what the record beside it says, is of another network, does not hold exactly the
     entries it should, or holds values that are not finite.
     """
-    content = read_file(path)
-    if (expected := _record_of(path, content)) and (problem := damage(path, expected)):
+    if (expected := _record_of(path)) and (problem := damage(path, expected)):
         raise UserError(f"{problem}; restore the file, or pass the weights of another step of its run")
-    weights = _weights_of(path, content)
+    weights = _weights_of(path, read_file(path))
     refuse_not_finite(
         weights.state, str(path), "its training went wrong, or the file was damaged; pass other weights, as of an earlier step"
     )
     return weights
 
 
-def _record_of(path: Path, content: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _record_of(path: Path) -> Mapping[str, Any] | None:
     """ "size" and "sha256" of the file of a run, by what lies beside it: `<step>.json`, or `best.json` and `last.json`. None where nothing
     does, or what does is of another step: a run that goes on writes `last.safetensors` before `last.json`.
     """
@@ -103,7 +102,9 @@ def _record_of(path: Path, content: Mapping[str, Any]) -> Mapping[str, Any] | No
     try:
         record = json.loads(beside.read_bytes())
         expected = record["files"][path.name] if step else record
-        known = {"size", "sha256"} <= expected.keys() and (step or (record["weights"], record["step"]) == (path.name, content["step"]))
+        known = {"size", "sha256"} <= expected.keys() and (
+            step or (record["weights"], record["step"]) == (path.name, read_about(path)["step"])
+        )
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
     return expected if known else None

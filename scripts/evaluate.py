@@ -8,6 +8,7 @@ if __name__ == "__main__":  # run as a file, this folder comes first on the path
 
 import click
 
+from scripts.options import NETWORKS_OWN, refuse_idle
 from utils.errors import UserError
 
 LISTS = ("--checkpoint", "--iterations", "--cascades")
@@ -58,10 +59,14 @@ def _evaluate(
 
     from train import measure_report as reports
     from train.measure import Processes, measure, plan_runs, worst
-    from train.predictors import build_predictor, choose_device
+    from train.predictors import SGBM, build_predictor, choose_device
     from train.suites import first_of_each, load_suite, model_changes, open_suite
     from utils.files import check_json_target
 
+    if set(checkpoints) == {SGBM}:
+        refuse_idle(NETWORKS_OWN, "with sgbm")
+    if report is None:
+        refuse_idle(("pictures",), "without --report")
     if output is not None:
         check_json_target(output)
     processes = Processes()

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -150,10 +151,9 @@ class Output:
         self._video.write(colorize_disparity(result.disparity, result.agree, self._brightest))
 
     def close(self, about: Mapping[str, Any]) -> None:
-        """Finish the video, and write `inference.json`: `about` and what the files mean."""
-        if self._video is not None:
-            self._video.close()
-        self._describe({**about, "png_scale": self.png_scale, "files": ABOUT})
+        """Write `inference.json`, `about` and what the files mean, and finish the video. Raises UserError where that is not whole."""
+        with self._video or nullcontext():
+            self._describe({**about, "png_scale": self.png_scale, "files": ABOUT})
 
     def _describe(self, about: Mapping[str, Any]) -> None:
         content = {**about, "written": sorted(self._claimed)}

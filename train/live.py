@@ -228,9 +228,9 @@ class Recorder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         if self._video is not None:
-            self._video.close()
+            self._video.__exit__(*error)
 
 
 class Display(Protocol):

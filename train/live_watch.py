@@ -9,11 +9,10 @@ from typing import Generic, NamedTuple, Self, TypeVar
 
 import torch
 
-from core.weight_files import POINTER, newest_weights, read_file
+from core.weight_files import POINTER, newest_weights
 from train.handover import Newest
 from train.load import find_weights
 from utils.errors import UserError
-from utils.files import damage
 
 Network = TypeVar("Network")
 Report = Callable[[str], object]
@@ -90,21 +89,12 @@ class Watcher(Generic[Network]):
             path = newest_weights(self._folder)
             if path.resolve() == self._current:
                 return
-            check(path)
             self._found.put(Newer(self._load(path), path))
             self._current = path.resolve()
         except (UserError, OSError, torch.OutOfMemoryError) as error:
             if str(path) not in self._named:
                 self._named.add(str(path))
                 self._report(f"{path.name} is passed over, the network before it stays: {' '.join(str(error).split())}")
-
-
-def check(path: Path) -> None:
-    """Raises UserError where weights in the folder of a run are not what its pointer says of them."""
-    content = read_file(path.with_name(POINTER))
-    expected = content["files"][path.name] if path.name in content.get("files", {}) else {}
-    if {"size", "sha256"} <= expected.keys() and (problem := damage(path, expected)):
-        raise UserError(problem)
 
 
 def _state(folder: Path) -> State:

@@ -35,6 +35,7 @@ from utils.versions import peak_memory_gib
 log = logging.getLogger("stereofoundry")
 
 PREVIEWS = 8
+UNLOGGED = 500  # steps between two looks at the ground truth of a run that logs nothing
 
 
 def train(run: Run, stop: StopSignals) -> None:
@@ -55,7 +56,7 @@ def train(run: Run, stop: StopSignals) -> None:
         run.stopped = stop.agreed()
         bar.update()
         pace.show(bar)
-        if due(done, options.log_every, total):
+        if due(done, options.log_every or UNLOGGED, total):
             with run.costs.of("log"):
                 report_training(run, done, pace)
         if not run.stopped:  # who asks for an end may not wait for it: what is due now is measured first by the run that goes on
@@ -240,12 +241,19 @@ class Pace:
 
 
 def report_training(run: Run, done: int, pace: Pace) -> None:
-    """Means since the last report, over all processes."""
+    """Means since the last report, over all processes, where they are asked for; and whether there was ground truth, which is always."""
+    counts = run.metrics.counts(run.sum_over_processes)
+    if run.options.log_every:
+        log_training(run, done, pace)
+    run.metrics.reset()
+    run.truth.look(counts, last=run.first_step == 0 and done == run.options.num_iterations)
+
+
+def log_training(run: Run, done: int, pace: Pace) -> None:
+    """Into the trackers, and as a log line."""
     speed = pace.take()
     losses = run.means.reduce(run.sum_over_processes)
     errors = run.metrics.reduce(run.sum_over_processes)
-    counts = run.metrics.counts(run.sum_over_processes)
-    run.metrics.reset()
     rates = {f"lr/{i}" if i else "lr": rate for i, rate in enumerate(run.schedule.get_last_lr())}
     record = {f"train/{name}": value for name, value in {**losses, **errors}.items()}
     record |= (
@@ -259,7 +267,6 @@ def report_training(run: Run, done: int, pace: Pace) -> None:
         speed["samples_per_s"], 100 * speed["data_wait_share"], 100 * speed["share/all"], record["memory_gib"],
         timedelta(seconds=round((run.options.num_iterations - done) * speed["step_s"])), f", {run.skipped} skipped" if run.skipped else "",
     )  # fmt: skip
-    run.truth.look(counts, last=run.first_step == 0 and done == run.options.num_iterations)
 
 
 def measure(run: Run, done: int) -> None:
@@ -389,4 +396,4 @@ def finish(run: Run, done: int) -> None:
         if run.config.trackers.log_checkpoints != "none":
             for path in marked(last.folder):
                 run.tracker.artifact(path, "checkpoint")
-        log.info("done: weights in %s%s", last.weights, "; `mlflow ui` shows the run" if run.options.enable_mlflow else "")
+        log.info("done: weights in %s", last.weights)

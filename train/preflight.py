@@ -39,8 +39,9 @@ def check_writable(workspace: Path) -> None:
 
 
 def check_config_file(file: Path, workspace: Path) -> None:
-    """Raises UserError where the effective configuration would take the place of what a person wrote: the run file itself, or a file in a
-    folder without a run. A run may go on from the effective configuration in its own workspace."""
+    """Raises UserError for a workspace that cannot be written, and where the effective configuration would take the place of what a person
+    wrote: the run file itself, or a file in a folder without a run. A run may go on from the effective configuration in its own workspace.
+    """
     check_writable(workspace)
     ours = (workspace / LOCK_FILE).exists() or (workspace / METRICS_FILE).exists() or Checkpoints(workspace / "checkpoint").steps()
     for suffix in sorted({".json", file.suffix}):
@@ -97,6 +98,7 @@ def report_preflight(run: "Run") -> None:
     listed = ", ".join(f"{name} {found}" for name, found in run.versions.items() if name in ("python", "torch", "accelerate", "commit"))
     log.info("%d x %s; %s", accelerator.num_processes, device_name(accelerator.device), listed)
     _warn(other_versions(everywhere))
+    _warn(nothing_held(run.config.validation.every, len(run.held)))
     if not options.dry_run:
         size, kept = checkpoint_bytes(run), kept_steps(run) - len(run.checkpoints.records())
         _warn(disk(options.workspace, size, kept, _free(existing(options.workspace)), beside=weight_bytes(run)))
@@ -163,6 +165,16 @@ def other_versions(everywhere: list[dict[str, str]]) -> str | None:
         if found.get(name) != first[name]
     ]
     return f"versions differ between the processes: {shorten(differing)}; install the same everywhere" if differing else None
+
+
+def nothing_held(every: int, held: int) -> str | None:
+    """every: steps between two validations; held: samples to measure on."""
+    if not every or held:
+        return None
+    return (
+        f"validation.every: {every}, but nothing is measured: no sample is held back of a data set with fewer than 10, nor for a "
+        "validation.fraction of 0; give validation.datasets, or set validation.every to 0"
+    )
 
 
 def device_name(device: torch.device) -> str:

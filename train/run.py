@@ -29,7 +29,7 @@ from train.losses import Objective
 from train.marks import Best, mark, unmark
 from train.memory import check_run
 from train.metrics import Means, MetricSums
-from train.preflight import check_writable, claim_workspace, report_preflight
+from train.preflight import claim_workspace, report_preflight
 from train.run_file import differences, flatten
 from train.saving import Saver
 from train.sharding import check_launch, load_optimizer, prepare, shard, take, whole, without_plugin
@@ -163,8 +163,6 @@ def build_run(config: RunConfig, options: Options) -> Run:
     """Everything up to the first step. Raises UserError for what the user can mend; nothing was overwritten then."""
     check_launch(config, options.precision)
     accelerator = _build_accelerator(options)
-    if not options.dry_run:
-        check_writable(options.workspace)
     checkpoints = Checkpoints(options.workspace / "checkpoint")
     start = on_first_process(accelerator, lambda: _find_start(checkpoints, options))
     mix, held = build_data(config, options)

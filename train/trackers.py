@@ -106,7 +106,8 @@ def build_trackers(
         remember = workspace / RUN_FILE
         name, wanted = config.run_name or workspace.resolve().name, run_id or (remembered(remember) if step else None)
         backend = MlflowTracker(experiment=config.experiment, run_name=name, run_id=wanted, remember=remember)
-        trackers.append(Background(backend, "MLflow", remedy=f"; `python scripts/sync_metrics.py {workspace}` sends what is missing"))
+        remedy = f"; `python scripts/sync_metrics.py {workspace}` sends what is missing"
+        trackers.append(Background(backend, "MLflow", remedy=remedy, success="`mlflow ui` shows the run"))
     if config.tensorboard:
         trackers.append(Background(TensorBoardTracker(workspace / "tensorboard", step=step), "TensorBoard"))
     return TrackerGroup(trackers)
@@ -206,11 +207,11 @@ def _parse(line: str) -> dict[str, Any] | None:
 class Background(Tracker):
     """Passes calls on to `backend` from a thread of its own, in order. No call waits, none raises, `close` waits for a limited time.
 
-    remedy: the end of the line that counts what did not arrive.
+    remedy: the end of the line that counts what did not arrive; success: what is said of a finished run where all of it did.
     """
 
-    def __init__(self, backend: Tracker, name: str, capacity: int = CAPACITY, remedy: str = "") -> None:
-        self._backend, self._name, self._capacity, self._remedy = backend, name, capacity, remedy
+    def __init__(self, backend: Tracker, name: str, capacity: int = CAPACITY, remedy: str = "", success: str = "") -> None:
+        self._backend, self._name, self._capacity, self._remedy, self._success = backend, name, capacity, remedy, success
         self._calls: deque[tuple[str, tuple[Any, ...]]] = deque()
         self._opening: tuple[Any, ...] | None = None  # apart from the queue, so that overflow cannot drop it
         self._change = threading.Condition()
@@ -255,6 +256,8 @@ class Background(Tracker):
                 "%s: %d calls failed, %d were dropped, %d were not done in time; every metric is in metrics.jsonl%s",
                 self._name, self.failures, self.dropped, late, self._remedy,
             )  # fmt: skip
+        elif self._success and status == "FINISHED":
+            log.info(self._success)
 
     def _put(self, method: str, *arguments: Any) -> None:
         with self._change:

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from utils.errors import UserError
 
+NULL = "null"  # of JSON, in TOML
 _STRING_OR_COMMENT = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
 _STRING_OR_TRAILING_COMMA = re.compile(r'"(?:\\.|[^"\\\n])*"|,(?=\s*[}\]])')
 
@@ -116,6 +117,8 @@ def inside(root: Path, relative: str, where: object) -> Path:
 def read_config(path: Path) -> dict[str, Any]:
     """A configuration file as a dictionary: TOML by its suffix, otherwise JSON with `//` and `/* */` comments and trailing commas.
 
+    TOML has no null; there the text "null" stands for it.
+
     Raises UserError with file, line and column for anything that is not an object in that syntax, and for a key given twice.
     """
     try:
@@ -125,7 +128,7 @@ def read_config(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); pass a JSON or TOML configuration") from None
     try:
-        content = tomllib.loads(text) if path.suffix == ".toml" else parse_json(text)
+        content = _with(tomllib.loads(text), NULL, None) if path.suffix == ".toml" else parse_json(text)
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not valid TOML: {error}") from None
     except json.JSONDecodeError as error:
@@ -164,17 +167,18 @@ def _no_constant(name: str) -> None:
 
 
 def format_config(content: Mapping[str, Any], suffix: str = ".json") -> str:
-    """The text of a configuration, JSON or TOML by `suffix`. TOML has no null: keys without a value are left out, as defaults are null."""
+    """The text of a configuration, JSON or TOML by `suffix`, which `read_config` reads as the same."""
     if suffix != ".toml":
         return json.dumps(content, indent=2) + "\n"
     import tomli_w
 
-    return tomli_w.dumps(_without_none(content))
+    return tomli_w.dumps(_with(content, None, NULL))
 
 
-def _without_none(value: Any) -> Any:
+def _with(value: Any, old: str | None, new: str | None) -> Any:
+    """The same with `new` in place of every `old`."""
     if isinstance(value, Mapping):
-        return {key: _without_none(item) for key, item in value.items() if item is not None}
+        return {key: _with(item, old, new) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_none(item) for item in value]
-    return value
+        return [_with(item, old, new) for item in value]
+    return new if value == old else value

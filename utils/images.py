@@ -15,8 +15,9 @@ COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 PNG_END = b"IEND"
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: Path | str) -> np.ndarray:
     """uint8 (H, W, 3) RGB. Raises OSError where the file cannot be opened, ValueError that names it where it cannot be decoded."""
+    path = Path(path)
     data = path.read_bytes()
     _refuse_cut_off(data, path)
     image = _decode(data, COLOUR)

@@ -63,6 +63,16 @@ class VideoReader:
         self.close()
 
 
+def stored_frames(path: Path) -> int:
+    """How many frames a file holds, which are counted and not decoded; 0 where it cannot be opened."""
+    with quiet():
+        capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
+        try:
+            return sum(1 for _ in iter(capture.grab, False))
+        finally:
+            capture.release()
+
+
 class VideoWriter:
     """`write` frames of one size, uint8 (H, W, 3) RGB; the codec follows the name (.mp4, .avi, .mkv without loss). Size is the first's."""
 
@@ -71,7 +81,7 @@ class VideoWriter:
             raise UserError(f"{path}: cannot be written as {path.suffix or 'a file without suffix'}; expected one of {', '.join(CODECS)}")
         self.path, self.fps = path, fps
         self._writer: cv2.VideoWriter | None = None
-        self._size = (0, 0)
+        self._size, self._count = (0, 0), 0
 
     def write(self, frame: np.ndarray) -> None:
         size = (frame.shape[1], frame.shape[0])
@@ -82,14 +92,25 @@ class VideoWriter:
             if not self._writer.isOpened():
                 raise UserError(f"{self.path}: cannot be written as a video of {size[0]} x {size[1]}; is the folder there and writable?")
         assert size == self._size, f"frames of {self._size} and {size} in one video"
-        self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        self._count += 1
+        with quiet():
+            self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.release()
+        """Raises UserError where frames did not reach the file: OpenCV says nothing of a disk that is full."""
+        if self._writer is None:
+            return
+        self._writer.release()
+        if (found := stored_frames(self.path)) != self._count:
+            raise UserError(
+                f"{self.path}: holds {found} of {self._count} frames; most likely the disk is full: make room, or pass another place"
+            )
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        elif self._writer is not None:  # what went wrong is known already
+            self._writer.release()

@@ -102,7 +102,7 @@ def test_mlflow_gets_them_as_it_gets_checkpoints(train, tiny, tmp_path, monkeypa
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.port}")
     outcome = train(*RUN, tiny, "--enable_mlflow", "true", "--num_iterations", 2, "--set", f"trackers.log_checkpoints={policy}")
     server.stop()
-    assert outcome.code == 0, outcome.output
+    assert outcome.code == 0 and outcome.output.count("`mlflow ui` shows the run") == 1, outcome.output
     stored = {path.name for path in (tmp_path / "artifacts" / "checkpoint").glob("*")}
     steps = {"00000002.pt", "00000002_optimizer.pt", "00000002_ema.pt"}
     assert stored == {"none": set(), "final": FILES | {"00000002_ema.pt"}, "all": FILES | steps}[policy]

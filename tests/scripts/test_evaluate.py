@@ -208,7 +208,11 @@ def test_wrong_input_is_one_line(scenes, weights_file, tmp_path):
     refused(evaluate("--suite", "scene", "--checkpoint", "sgbm"), "--suite scene", "did you mean 'scenes'")
     refused(evaluate("--suite", "scenes", "--data_root", scenes, "--checkpoint", tmp_path / "absent.pt"), "absent.pt")
     refused(evaluate(*run, "--data_root", scenes, "--device", "tpu"), "--device tpu")
-    refused(evaluate(*run, "--data_root", scenes, "--set", "data.workers=1"), "only keys of the network")
+    network = ["--suite", "scenes", "--checkpoint", weights_file, "--data_root", scenes]
+    refused(evaluate(*network, "--set", "data.workers=1"), "only keys of the network")
+    for option in (["--iterations", 3], ["--cascades", 2], ["--precision", "bf16"], ["--set", "model.max_disp=64"]):
+        refused(evaluate(*run, "--data_root", scenes, *option), f"{option[0]}: does nothing with sgbm; leave it out")
+    refused(evaluate(*network, "--pictures", 2), "--pictures: does nothing without --report")
     refused(
         evaluate(*run, "--data_root", scenes, "--output", tmp_path / "r.csv"),
         "r.csv: does not end in .json; expected a file such as r.json",

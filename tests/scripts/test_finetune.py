@@ -96,8 +96,8 @@ def test_health_and_narrow_crops_are_told_at_the_start(train, tiny, tmp_path, un
     sizes = ["--set", "model.max_disp=128", "--set", "data.image_sizes=[[128, 64], [64, 64]]", "--dry_run"]
     outcome = train(*FEW, tiny, "--checkpoint", "start.pt", "--init_only", "--workspace", "run", *sizes)
     assert outcome.code == 0, outcome.output
-    assert "health: context.norm.running_var: from 1 to 1e+04, sane is 0 to 1000" in outcome.output
-    assert "health: cost_volume.project.weight: from" in outcome.output and "to 2e+03, sane is up to 1000" in outcome.output
+    assert "health: context.norm.running_var: from 1 to 1e+04, sane is 0 to 1000\n" in outcome.output
+    assert "health: cost_volume.project.weight: from" in outcome.output and "to 2e+03, sane is -1000 to 1000" in outcome.output
     assert "health: classifier.score.weight: from" in outcome.output and "to 3e+38" in outcome.output
     narrow = [line for line in outcome.lines if "narrower than the disparity range" in line]
     assert len(narrow) == 1 and "data.image_sizes[1]: crops are 64 pixels wide" in narrow[0] and "50 % of" in narrow[0]
@@ -112,7 +112,10 @@ def test_what_is_not_finite_is_unhealthy():
     network = tiny_of("foundation_stereo")
     assert not unhealthy(network)
     network.get_parameter("classifier.score.weight").data[0, 0, 0, 0, :2] = torch.nan
-    assert [line.partition(" of")[0] for line in unhealthy(network)] == ["classifier.score.weight: 2"]
+    network.get_buffer("context.norm.running_var")[3] = torch.inf
+    assert [line.partition(", ")[0] for line in unhealthy(network)] == [
+        "context.norm.running_var: from 1 to inf", "classifier.score.weight: from nan to nan",
+    ]  # fmt: skip
 
 
 def test_detect_anomaly_ends_the_run_with_the_module(train, tiny, tmp_path):

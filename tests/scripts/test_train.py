@@ -176,10 +176,13 @@ def test_a_run_says_what_it_is_short_of_and_what_it_runs_on(train, tiny, tmp_pat
     monkeypatch.setattr(preflight, "_free", lambda folder: free.get(folder, 60 * 2**20))
     outcome = train(*FEW, tiny, "--num_iterations", 1, "--save_every", 1, "--workspace", "run", "--set", "data.workers=1")
     assert outcome.code == 0, outcome.output
+    assert "nothing is measured" not in outcome.output  # nor was it asked for
     assert "1 x cpu, no GPU is visible; python" in outcome.output and "torch" in outcome.output
     assert "/dev/shm: 0 MiB are free" in outcome.output and "checkpoints of about" not in outcome.output  # one of 44 MB fits
-    outcome = train(*FEW, tiny, "--num_iterations", 2, "--save_every", 1, "--workspace", "run", "--checkpoint", "latest")
+    unmeasured = ["--set", "validation.every=1", "--set", "validation.fraction=0"]
+    outcome = train(*FEW, tiny, "--num_iterations", 2, "--save_every", 1, "--workspace", "run", "--checkpoint", "latest", *unmeasured)
     assert "checkpoints of about" not in outcome.output  # one is there, one is to come
+    assert "validation.every: 1, but nothing is measured" in outcome.output
     again = ["--num_iterations", 2, "--save_every", 1, "--workspace", "other", "--set", "checkpoints.keep_last=2"]
     outcome = train(*FEW, tiny, *again)
     assert "0.1 GiB are free, and 2 checkpoints of about 0.04 GiB are still to come" in outcome.output

@@ -1,6 +1,7 @@
 """Files of a pair read back by something else than what wrote them, values by hand."""
 
 import json
+import resource
 
 import cv2
 import numpy as np
@@ -109,6 +110,21 @@ def test_the_frames_of_a_video_become_one(tmp_path):
     with VideoReader(tmp_path / "colour.mp4") as video:
         assert len(list(video)) == 3 and video.fps == 12
     assert not (tmp_path / "000001" / "colour.png").exists() and (tmp_path / "000002" / "disparity.npy").is_file()
+
+
+def test_a_video_that_is_not_whole_is_an_error_after_all_else_is_written(tmp_path):
+    output = Output(tmp_path, ("colour",), fps=12)
+    disparity = np.random.default_rng(0).uniform(0, 20, (48, 64)).astype(np.float32)
+    for i in range(3):
+        output.write(Pair(f"{i:06d}", LEFT, LEFT, "left.mp4"), Result(disparity), None)
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, most[1]))  # of a file; the three frames take more
+    try:
+        with pytest.raises(UserError, match=r"colour\.mp4: holds 0 of 3 frames"):
+            output.close({"pairs": 3})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    assert json.loads((tmp_path / "inference.json").read_text())["pairs"] == 3
 
 
 def test_formats_are_checked():

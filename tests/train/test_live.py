@@ -1,6 +1,7 @@
 """The live view without window and command: what passes between threads, cameras that fail, numbers under the mouse, newer weights."""
 
 import json
+import resource
 import threading
 import time
 
@@ -399,6 +400,21 @@ def test_a_recording_of_cameras_keeps_their_time(tmp_path, monkeypatch):
     assert len(found) == 26 and found[0] == 0 and set(found[1:]) == {100}
 
 
+def test_a_recording_that_a_full_disk_cuts_off_is_one_line(tmp_path):
+    def record():
+        with Recorder(tmp_path / "view.avi", 10.0) as recorder:
+            for _ in range(20):
+                recorder.write(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
+
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, most[1]))
+    try:
+        with pytest.raises(UserError, match=r"view\.avi: holds \d of 20 frames"):
+            record()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+
+
 def test_recordings_with_other_names_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"--record .*view\.gif: expected a video \(\.mp4, \.avi, \.mkv\), or a folder"):
         Recorder(tmp_path / "view.gif", None)
@@ -443,6 +459,7 @@ def test_newer_weights_are_taken_up_and_damaged_ones_reported_once(run):
         files = {name.replace("100", "150"): about for name, about in pointer["files"].items()}
         half = run.folder / "00000150_ema.pt"
         half.write_bytes(whole[: len(whole) // 2])
+        (run.folder / "00000150.json").write_text(json.dumps({"step": 150, "files": files}))
         torch.save({"step": 150, "files": files}, run.folder / "latest.pt")
         wait_until(lambda: said)
         half.write_bytes(whole[: len(whole) // 3])

@@ -1,17 +1,21 @@
 """Trained networks by file, workspace and MLflow run; what names none of these is one line."""
 
+import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from core import load_model
 from core.weight_export import read_checked
 from tests.core.networks import TINY, tiny
+from tests.scripts.tiny import ROOT
 from train.checkpoint import Checkpoint, Checkpoints
 from train.load import find_weights, load_trained
 from train.marks import mark
 from utils.errors import UserError
+from utils.images import write_image
 
 RUN = "0123456789abcdef" * 2
 
@@ -42,6 +46,15 @@ def test_a_workspace_is_its_newest_average(workspace):
         assert factor_of(load_trained(place)) == pytest.approx(6)
     assert factor_of(load_trained(workspace / "checkpoint" / "00000050.pt")) == pytest.approx(1)
     assert load_trained(workspace, {"max_disp": 32}).max_disp == 32
+
+
+def test_the_python_of_the_readme_runs(workspace, tmp_path, monkeypatch):
+    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    for eye in ("left", "right"):
+        write_image(tmp_path / f"{eye}.png", np.zeros((48, 64, 3), np.uint8))
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace('"workspace/mine"', f'"{workspace}"'), found := {})
+    assert found["disparity"].shape == (48, 64) and found["disparity"].dtype == np.float32
 
 
 def test_without_an_average_it_is_the_weights(workspace):

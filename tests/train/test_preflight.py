@@ -41,6 +41,11 @@ def test_devices_that_are_not_used_are_named():
     assert "8 GPUs are visible and 1 are used; `accelerate launch --num_processes 8`" in preflight.idle_devices(1, 8)
 
 
+def test_a_validation_of_nothing_is_said():
+    assert preflight.nothing_held(0, 0) is None and preflight.nothing_held(1000, 1) is None
+    assert preflight.nothing_held(1000, 0).startswith("validation.every: 1000, but nothing is measured")
+
+
 def test_processes_with_other_versions_are_named():
     same = {"torch": "2.6.0", "commit": "abc"}
     assert preflight.other_versions([same, dict(same)]) is None
@@ -53,7 +58,7 @@ def test_a_workspace_that_cannot_be_written_is_refused_before_anything_is_read(t
     assert not (tmp_path / "new").exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/run: cannot be written \(.*file: is not a folder\)"):
-        preflight.check_writable(tmp_path / "file" / "run")
+        preflight.check_config_file(tmp_path / "mine.json", tmp_path / "file" / "run")
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(UserError, match="read-only"):
         preflight.check_writable(tmp_path / "new" / "run")

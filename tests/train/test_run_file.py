@@ -55,7 +55,7 @@ def test_every_shipped_file_loads_by_its_bare_name(name):
 
 @pytest.mark.parametrize("suffix", [".json", ".toml"])
 def test_the_effective_configuration_is_the_same_run(documented, tmp_path, suffix):
-    config = load_config(documented)
+    config = load_config(documented, ["validation.best=null"])  # a default that null takes the place of
     again = tmp_path / f"again{suffix}"
     again.write_text(format_config(config.dump(), suffix))
     assert load_config(again).dump() == config.dump()

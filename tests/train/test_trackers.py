@@ -276,6 +276,15 @@ def test_a_store_that_wakes_up_later_gets_the_parameters_and_the_rest(caplog):
     assert tracker.failures == 2 and client.status == ["FINISHED"]
 
 
+@pytest.mark.parametrize(("dead", "status", "said"), [(0, "FINISHED", True), (1, "FINISHED", False), (0, "KILLED", False)])
+def test_a_finished_run_is_said_to_be_in_the_store_where_it_is(caplog, dead, status, said):
+    caplog.set_level(logging.INFO, logger="stereofoundry")
+    tracker = Background(mlflow_of(FakeClient(dead)), "MLflow", success="`mlflow ui` shows the run")
+    tracker.start({"a": 1})
+    tracker.close(status)
+    assert ("`mlflow ui` shows the run" in caplog.messages) == said
+
+
 def test_a_store_that_dies_while_the_run_is_made_leaves_no_second_run():
     client = FakeClient()
     tracker = mlflow_of(client)

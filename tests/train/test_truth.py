@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from train.loop import Pace, report_training, update
+from train.loop import train
 from train.losses import Objective
 from train.metrics import MetricSums
+from train.signals import StopSignals
 from train.truth import ENOUGH, Truth
 from utils.errors import UserError
 
@@ -55,8 +56,11 @@ def test_which_label_types_need_ground_truth():
     assert [objective.needs_disparity(label) for label in ("stereo", "posed", "invalid")] == [True, False, False]
 
 
-def test_a_run_on_nothing_is_no_success(build):
-    run = build("data.max_disparity=0.001", num_iterations=1, log_every=1)
-    update(run, 0)
-    with pytest.raises(UserError, match="in 1 samples of made, so nothing is trained"):
-        report_training(run, 1, Pace(run))
+@pytest.mark.parametrize("log_every", [0, 1])
+def test_a_run_on_nothing_is_no_success(build, caplog, log_every):
+    caplog.set_level("INFO", logger="stereofoundry")
+
+    run = build("data.max_disparity=0.001", num_iterations=1, log_every=log_every)
+    with pytest.raises(UserError, match="in 1 samples of made, so nothing is trained"), StopSignals() as stop:
+        train(run, stop)
+    assert ("step 1/1" in caplog.text) == bool(log_every)

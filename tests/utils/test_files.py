@@ -48,8 +48,8 @@ def test_both_formats_hold_the_same_configuration(tmp_path):
     content = {"model": {"max_disp": 192, "pretrained": None}, "data": {"datasets": [{"path": "./data", "weight": 1.0}]}}
     for suffix in (".json", ".toml"):
         (tmp_path / f"c{suffix}").write_text(format_config(content, suffix))
-    assert read_config(tmp_path / "c.json") == content
-    assert read_config(tmp_path / "c.toml") == {"model": {"max_disp": 192}, "data": content["data"]}
+        assert read_config(tmp_path / f"c{suffix}") == content
+    assert 'pretrained = "null"' in (tmp_path / "c.toml").read_text()
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):

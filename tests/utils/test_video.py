@@ -1,5 +1,7 @@
 """Videos there and back, what a damaged one says, and that nothing else is printed."""
 
+import resource
+
 import numpy as np
 import pytest
 
@@ -51,4 +53,26 @@ def test_bad_videos_are_one_line(tmp_path, capfd):
         VideoWriter(tmp_path / "v.gif", 10)
     with pytest.raises(UserError, match=r"cannot be written as a video of 64 x 48; is the folder there"):
         write(tmp_path / "nowhere" / "v.mkv", frames(1))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv"])
+def test_a_video_that_a_full_disk_cuts_off_is_one_line(tmp_path, capfd, suffix):
+    def write_and_fail():
+        with VideoWriter(path, 10) as video:
+            for picture in pictures:
+                video.write(picture)
+            raise ZeroDivisionError
+
+    path, pictures, most = tmp_path / f"v{suffix}", frames(40), resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = write(path, pictures).stat().st_size
+    for limit in (size // 2, size - 6000):  # before and after the last time that the encoder's buffer is full
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most[1]))
+        try:
+            with pytest.raises(UserError, match=rf"v\{suffix}: holds \d+ of 40 frames; most likely the disk is full: make room"):
+                write(path, pictures)
+            with pytest.raises(ZeroDivisionError):  # which is not hidden
+                write_and_fail()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, most)
     assert capfd.readouterr() == ("", "")
