@@ -107,7 +107,7 @@ def _inference(config: RunConfig, conditions: Conditions) -> Row:
 
 
 def _growth(config: RunConfig, conditions: Conditions) -> Row:
-    """Operations and bytes, which are exact; times of a shared machine bend by themselves."""
+    """Operations, and bytes as planned, which are exact; times of a shared machine bend by themselves."""
     (width, height), disparity = conditions.size, 96
     deeper = [config.model_copy(update={"model": {**config.model, "max_disp": disparity * f}}) for f in GROWTH]
     points = {
@@ -116,10 +116,9 @@ def _growth(config: RunConfig, conditions: Conditions) -> Row:
     }
     said, shares = [], []
     for axis, measured in points.items():
-        subjects = [Subject("", one, its) for _, one, its in measured]
         costs = {
-            "operations": [counted_gflop(subject.train_step) for subject in subjects],
-            "tensors": [tensors_gib(subject.train_step, conditions.device) for subject in subjects],
+            "operations": [counted_gflop(Subject("", one, its).train_step) for _, one, its in measured],
+            "tensors": [_of_a_step(planned(one, its)) for _, one, its in measured],
         }
         for name, cost in costs.items():
             found = growth([value for value, _, _ in measured], cost)
@@ -167,10 +166,15 @@ def planned(config: RunConfig, conditions: Conditions, plain: Sequence[str] = ()
     return planner.estimate(Setting(conditions.batch, conditions.size, conditions.precision, conditions.gradient_checkpointing))
 
 
+def _of_a_step(memory: Memory) -> int:
+    """Bytes beside weights, average and optimizer."""
+    return memory.gradients + memory.kept + memory.working
+
+
 def _planned_step(what: str, config: RunConfig, conditions: Conditions, *, faster: float, smaller: float) -> Row:
     """The memory alone."""
     found = planned(config, conditions), planned(config, _plain(conditions), PLANNED_TWINS)
-    ours, theirs = ((one.gradients + one.kept + one.working) / GIB for one in found)
+    ours, theirs = (_of_a_step(one) / GIB for one in found)
     measured = f"planned: {ours:.1f} of {theirs:.1f} GiB, {ours / theirs:.2f}x; the time needs a GPU"
     return Row(what, f"{faster:g} times as fast; {smaller:g}x the memory", measured, None)
 
