@@ -116,8 +116,13 @@ def test_a_malicious_checkpoint_is_refused_wherever_one_is_read(tmp_path, bomb, 
             readers = [read_file, lambda _: newest_weights(workspace), lambda _: load_model(workspace)]
             assert checkpoints.latest().step == 1  # by the record of the step, not by the pointer
         for read in readers:
+            with pytest.raises(UserError, match=r"not a readable weight file|\d+ bytes, expected \d+"):  # the second by the step's record
+                read(path)
+        record = (checkpoints.folder / "00000001.json").rename(tmp_path / "record")
+        for read in readers:
             with pytest.raises(UserError, match="not a readable weight file"):
                 read(path)
+        record.rename(checkpoints.folder / "00000001.json")
         for part, suffix in (("model", ""), ("optimizer", "_optimizer"), ("ema", "_ema")):
             if name == f"00000001{suffix}.pt":
                 with pytest.raises(UserError, match="no complete checkpoint is left"):  # its digest is another

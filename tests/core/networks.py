@@ -65,3 +65,22 @@ def images(batch: int = 1, height: int = 64, width: int = 96, seed: int = 1) -> 
     generator = torch.Generator().manual_seed(seed)
     scene = torch.rand(batch, 3, height, width + 6, generator=generator)
     return scene[..., :-6].contiguous(), scene[..., 6:].contiguous()
+
+
+def deviations(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
+    """Relative to the size of what is expected."""
+    assert found.keys() == expected.keys()
+    return {name: float((found[name] - value).norm() / value.norm()) for name, value in expected.items()}
+
+
+def assert_as_near(found: dict[str, Tensor], other: dict[str, Tensor], truth: dict[str, Tensor], *, rounding: float) -> None:
+    """Each value and each gradient of `found` is as near to the truth as that of `other`: both round, at different places.
+
+    Never is one beyond nine tenths of its own size accepted, as one that is missing would be; where `other` is, hardly anywhere, nothing
+    is known.
+    """
+    own, ours = deviations(other, truth), deviations(found, truth)
+    unresolved = {name for name, value in own.items() if not value <= 0.9}
+    assert len(unresolved) <= 0.01 * len(own), unresolved
+    allowed = {name: min(max(3 * value, rounding), 0.9) for name, value in own.items() if name not in unresolved}
+    assert not {name: (ours[name], most) for name, most in allowed.items() if not ours[name] <= most}

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from core.backbone import DepthDecoder
 from core.plain import TWINS, PlainDepthDecoder, make_plain
-from tests.core.networks import images, tiny
+from tests.core.networks import assert_as_near, images, tiny
 
 OPTIONS = {"batch_norm": "frozen_statistics", "dropout": 0.0}
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
@@ -37,37 +37,19 @@ def run(parts: Collection[str], dtype: torch.dtype) -> dict[str, Tensor]:
     return {name: value.detach().double() for name, value in values.items()}
 
 
-def deviations(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
-    """Relative to the size of what is expected."""
-    assert found.keys() == expected.keys()
-    return {name: float((found[name] - value).norm() / value.norm()) for name, value in expected.items()}
-
-
 @pytest.fixture(scope="module")
 def plain() -> dict[torch.dtype, dict[str, Tensor]]:
     return {dtype: run([part for part in TWINS if compared(part, dtype)], dtype) for dtype in DTYPES}
 
 
-def assert_as_good(plain: dict[torch.dtype, dict[str, Tensor]], parts: Collection[str], dtype: torch.dtype) -> None:
-    """Each value and each gradient is as near to the plain one in float64 as the plain one in `dtype`: both round, at different places.
-
-    Never is a gradient beyond nine tenths of its own size accepted, as one that is missing would be.
-    """
-    found, own = (deviations(values, plain[torch.float64]) for values in (run(parts, dtype), plain[dtype]))
-    unresolved = {name for name, value in own.items() if value > 0.9}
-    assert len(unresolved) < 0.01 * len(own), unresolved
-    allowed = {name: min(max(3 * value, ROUNDING[dtype]), 0.9) for name, value in own.items() if name not in unresolved}
-    assert not {name: (found[name], most) for name, most in allowed.items() if not found[name] <= most}
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_fast_network_is_the_plain_one(plain, dtype):
-    assert_as_good(plain, (), dtype)
+    assert_as_near(run((), dtype), plain[dtype], plain[torch.float64], rounding=ROUNDING[dtype])
 
 
 @pytest.mark.parametrize(("part", "dtype"), [(part, dtype) for part in TWINS for dtype in DTYPES if compared(part, dtype)], ids=str)
 def test_each_part_is_its_twin(plain, part, dtype):
-    assert_as_good(plain, (part,), dtype)
+    assert_as_near(run((part,), dtype), plain[dtype], plain[torch.float64], rounding=ROUNDING[dtype])
 
 
 def test_a_plain_network_has_the_same_entries_and_other_classes():
