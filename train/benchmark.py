@@ -123,8 +123,8 @@ def benchmark(subjects: Sequence[Subject], progress: Callable[[], object] = lamb
     parts: dict[str, list[dict[str, float]]] = {subject.name: [] for subject in subjects}
     for number in range(conditions.warmup + conditions.repeats):
         peak = max(peak, matmul_gflops(conditions.device, conditions.precision))  # the best: what disturbs the machine makes it low
-        first = number % len(subjects)
-        for subject in [*subjects[first:], *subjects[:first]]:
+        for place in np.random.default_rng(number).permutation(len(subjects)):  # not always after the same one, whose memory it finds
+            subject = subjects[place]
             for what, call in (("train", subject.train_step), ("inference", subject.infer)):
                 taken = timed(call, conditions.device)
                 if number >= conditions.warmup:

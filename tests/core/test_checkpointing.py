@@ -78,26 +78,27 @@ class Convolutions(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def observed(*, checkpointing=None):
+def observed(dtype, *, checkpointing=None):
     """What a step gives, how often each module ran in it, and how many convolutions it computed."""
     model = tiny(hidden_dims=[16], n_gru_layers=1, dropout=0.5, checkpointing=checkpointing)
     calls = Counter()
     for name, module in model.named_modules():
         module.register_forward_pre_hook(lambda *_, name=name: calls.update([name]))
     with Convolutions() as convolutions:
-        found = run(model, enabled=checkpointing is not None)
+        found = run(model, enabled=checkpointing is not None, dtype=dtype)
     return found, calls, convolutions.count
 
 
 @pytest.fixture(scope="module")
-def plain():
-    return observed()
+def unsaved():
+    return {dtype: observed(dtype) for dtype in (None, torch.bfloat16)}
 
 
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("level", ["cheap", "all"])
 @pytest.mark.parametrize("part", list(SAVING))
-def test_each_part_is_computed_again_alone_and_no_number_changes(plain, part, level):
-    saving = observed(checkpointing={part: level})
+def test_each_part_is_computed_again_alone_and_no_number_changes(unsaved, part, level, dtype):
+    plain, saving = unsaved[dtype], observed(dtype, checkpointing={part: level})
     for one, two in zip(plain[0][0], saving[0][0], strict=True):
         assert torch.equal(one, two)
     for kind in (1, 2):

@@ -32,7 +32,17 @@ from train.benchmark import (
 from train.benchmark_overhead import overhead
 from train.benchmark_processes import processes, processes_line
 from train.benchmark_scaling import growth, plot, scaling, scaling_table
-from train.benchmark_targets import PLANNED_TWINS, Row, fresh_memory_gib, planned, ratios, run_memory_gib, table_head, table_line
+from train.benchmark_targets import (
+    PLANNED_TWINS,
+    Row,
+    fresh_memory_gib,
+    growth_row,
+    planned,
+    ratios,
+    run_memory_gib,
+    table_head,
+    table_line,
+)
 from train.config import RunConfig
 from train.costs import NAMES
 from utils.errors import UserError
@@ -224,6 +234,11 @@ def test_memory_of_a_run_holds_what_a_run_keeps():
     weights = sum(p.numel() * p.element_size() for p in Subject("", config, conditions).network.parameters()) / 2**30
     run, step = in_new_process(run_memory_gib, config, conditions), in_new_process(peak_of_a_step, config, conditions)
     assert 2.5 * weights < run - step < 4 * weights, (run, step, weights)
+
+
+def test_nothing_grows_with_the_square_of_width_or_range():
+    row = growth_row(run_config("foundation_stereo"), its_conditions(size=(64, 64), batch=1, iterations=1, precision="fp32"))
+    assert row.met and "at width 256 operations " in row.measured and "at max_disp 384 operations " in row.measured, row.measured
 
 
 def test_targets_say_what_was_not_measured():
