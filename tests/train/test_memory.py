@@ -38,9 +38,11 @@ from utils.errors import UserError
 SIZE = (192, 128)
 CONVOLUTIONS = ("aten::convolution", "aten::convolution_backward")
 SHIPPED = [  # run file, changes of its network, setting
-    ("light", {}, Setting(1, (96, 64), "fp32", True)),  # of one sample in float32, columns of a CPU's convolutions are not planned
-    ("unet", {}, Setting(1, (96, 64), "bf16", False)),
-    ("stereo_v1", {"train_iters": 1}, Setting(2, (64, 32), "bf16", True)),
+    pytest.param(
+        "light", {}, Setting(1, (96, 64), "fp32", True), id="light"
+    ),  # of one sample in float32, columns of a CPU's convolutions are not planned
+    pytest.param("unet", {}, Setting(1, (96, 64), "bf16", False), id="unet"),
+    pytest.param("stereo_v1", {"train_iters": 1}, Setting(2, (64, 32), "bf16", True), id="stereo_v1", marks=pytest.mark.slow),
 ]
 
 
@@ -93,7 +95,7 @@ def test_the_estimate_is_what_torch_allocates(kind, checkpointing, precision):
     assert 0.97 < found < 1.03, f"{found:.4f}"
 
 
-@pytest.mark.parametrize(("name", "changes", "setting"), SHIPPED, ids=[name for name, _, _ in SHIPPED])
+@pytest.mark.parametrize(("name", "changes", "setting"), SHIPPED)
 def test_the_estimate_of_a_shipped_run_is_what_torch_allocates(name, changes, setting):
     config = load_config(find_config(f"{name}.json"))
     network, objective = build_model({**config.model, **changes}), Objective(config.loss)
