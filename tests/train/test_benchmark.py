@@ -236,6 +236,7 @@ def test_memory_of_a_run_holds_what_a_run_keeps():
     assert 2.5 * weights < run - step < 4 * weights, (run, step, weights)
 
 
+@pytest.mark.slow
 def test_nothing_grows_with_the_square_of_width_or_range():
     row = growth_row(run_config("foundation_stereo"), its_conditions(size=(64, 64), batch=1, iterations=1, precision="fp32"))
     assert row.met and "at width 256 operations " in row.measured and "at max_disp 384 operations " in row.measured, row.measured

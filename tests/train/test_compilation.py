@@ -1,5 +1,7 @@
 """The networks by torch.compile: in one piece, the same numbers, once per size, and not for images of other sizes."""
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -58,12 +60,19 @@ def step(kind, precision, backend=None):
     return {name: value.detach().double() for name, value in (outputs | gradients).items()}
 
 
-@pytest.mark.parametrize("kind", list(MODELS))
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_a_compiled_step_has_the_outputs_and_gradients_of_a_plain_one(kind, backend):
+QUICK = {("aot_eager", *case) for case in product(("fp32", "bf16"), ("foundation_stereo", "unet"))} | {("aot_eager", "fp32", "crestereo")}
+
+
+@pytest.mark.parametrize(
+    ("backend", "precision", "kind"),
+    [
+        pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow)
+        for case in product(("aot_eager", "inductor"), ("fp32", "bf16"), MODELS)
+    ],
+)
+def test_a_compiled_step_has_the_outputs_and_gradients_of_a_plain_one(backend, precision, kind):
     truth = step(kind, "fp64")
-    for precision in ("fp32", "bf16"):
-        assert_as_near(step(kind, precision, backend), step(kind, precision), truth, rounding=ROUNDING[precision])
+    assert_as_near(step(kind, precision, backend), step(kind, precision), truth, rounding=ROUNDING[precision])
 
 
 def size_of_update(run, step):

@@ -6,6 +6,7 @@ of torch does. Copies between the two are seen on tensors that have a device and
 
 from collections import Counter
 from contextlib import contextmanager
+from operator import attrgetter
 
 import pytest
 import torch
@@ -135,6 +136,9 @@ class Copies(TorchDispatchMode):
         return result
 
 
+SAME = {"crestereo_finetune", "light_second", "light_third"}  # networks and losses of others here
+
+
 @pytest.fixture
 def on_gpu(monkeypatch):
     """In `with on_gpu` tensors have shapes and a device, and no content. No kernels of Triton: they are compiled by what there is not."""
@@ -147,7 +151,9 @@ def on_gpu(monkeypatch):
     torch.set_autocast_dtype("cuda", before[1])
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs/train").iterdir()), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [path for path in sorted((ROOT / "configs/train").iterdir()) if path.stem not in SAME], ids=attrgetter("stem")
+)
 def test_no_copy_between_host_and_gpu_holds_a_shipped_configuration_up(on_gpu, path):
     """From the loader's batch to the loss and the metrics: what the backward pass does, it does where those were."""
     config = load_config(path)
