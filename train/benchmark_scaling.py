@@ -15,19 +15,19 @@ FACTORS = (1, 2, 3)
 COSTS = {"seconds": "s", "tensors_gib": "GiB"}
 
 
-def axes(config: RunConfig, conditions: Conditions) -> dict[str, list[tuple[int, RunConfig, Conditions]]]:
-    """Axis -> (value, configuration, conditions) of its points. `max_disp` for a network that has it."""
+def axes(config: RunConfig, conditions: Conditions, factors: Sequence[int] = FACTORS) -> dict[str, list[tuple[int, RunConfig, Conditions]]]:
+    """Axis -> (value, configuration, conditions) of its points, at these multiples. `max_disp` for a network that has it."""
     width, height = conditions.size
     iterations = conditions.iterations or 4
     found = {
-        "width": [(width * f, config, replace(conditions, size=(width * f, height))) for f in FACTORS],
-        "iterations": [(iterations * f, config, replace(conditions, iterations=iterations * f)) for f in FACTORS],
-        "batch": [(conditions.batch * f, config, replace(conditions, batch=conditions.batch * f)) for f in FACTORS],
+        "width": [(width * f, config, replace(conditions, size=(width * f, height))) for f in factors],
+        "iterations": [(iterations * f, config, replace(conditions, iterations=iterations * f)) for f in factors],
+        "batch": [(conditions.batch * f, config, replace(conditions, batch=conditions.batch * f)) for f in factors],
     }
     if "max_disp" in config.model:
         planes = config.model["max_disp"]
-        changed = [config.model_copy(update={"model": {**config.model, "max_disp": planes * f}}) for f in FACTORS]
-        found["max_disp"] = [(planes * f, one, conditions) for f, one in zip(FACTORS, changed, strict=True)]
+        changed = [config.model_copy(update={"model": {**config.model, "max_disp": planes * f}}) for f in factors]
+        found["max_disp"] = [(planes * f, one, conditions) for f, one in zip(factors, changed, strict=True)]
     return found
 
 

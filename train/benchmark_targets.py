@@ -12,7 +12,7 @@ import torch
 from core.plain import TWINS
 from train.benchmark import Conditions, Subject, counted_gflop, in_new_process, matmul_gflops, memory_gib, summary, tensors_gib, timed
 from train.benchmark_overhead import overhead
-from train.benchmark_scaling import growth
+from train.benchmark_scaling import axes, growth
 from train.config import RunConfig
 from train.ema import Ema
 from train.memory import GIB, Memory, Planner, Setting
@@ -108,14 +108,10 @@ def _inference(config: RunConfig, conditions: Conditions) -> Row:
 
 def growth_row(config: RunConfig, conditions: Conditions) -> Row:
     """Operations, and bytes as planned, which are exact; times of a shared machine bend by themselves."""
-    (width, height), disparity = conditions.size, 96
-    deeper = [config.model_copy(update={"model": {**config.model, "max_disp": disparity * f}}) for f in GROWTH]
-    points = {
-        "width": [(width * f, config, replace(conditions, size=(width * f, height))) for f in GROWTH],
-        "max_disp": [(disparity * f, one, conditions) for f, one in zip(GROWTH, deeper, strict=True)],
-    }
+    shallow = config.model_copy(update={"model": {**config.model, "max_disp": 96}})
     said, shares = [], []
-    for axis, measured in points.items():
+    for axis, start in (("width", config), ("max_disp", shallow)):
+        measured = axes(start, conditions, GROWTH)[axis]
         costs = {
             "operations": [counted_gflop(Subject("", one, its).train_step) for _, one, its in measured],
             "tensors": [_of_a_step(planned(one, its)) for _, one, its in measured],

@@ -408,7 +408,7 @@ def validation_line(run: "Run", planner: Planner, usable: float | None) -> str:
     name = f"validation, 1 x {size[0]} x {size[1]}"
     try:
         needed = planner.validation(size, run.options.precision)
-    except (RuntimeError, NotImplementedError) as error:
+    except RuntimeError as error:  # NotImplementedError is one
         return f"  {name:<32} not estimated: {str(error).splitlines()[0]}"
     found = f"  {name:<32} {needed / GIB:>9.2f} GiB"
     return found if usable is None or needed <= usable else f"{found}, more than can be used; validation.size makes it smaller"
@@ -445,7 +445,7 @@ def estimate_or_warn(planner: Planner, setting: Setting) -> Memory | None:
     """None, and a warning, for a network with an operator that has no form without content."""
     try:
         return planner.estimate(setting)
-    except (RuntimeError, NotImplementedError) as error:
+    except RuntimeError as error:  # NotImplementedError is one
         log.warning("memory: cannot be estimated (%s); the run goes on", str(error).splitlines()[0])
         return None
 

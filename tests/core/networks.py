@@ -1,5 +1,7 @@
 """Small networks and inputs that the tests of this room share."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -65,6 +67,20 @@ def images(batch: int = 1, height: int = 64, width: int = 96, seed: int = 1) -> 
     generator = torch.Generator().manual_seed(seed)
     scene = torch.rand(batch, 3, height, width + 6, generator=generator)
     return scene[..., :-6].contiguous(), scene[..., 6:].contiguous()
+
+
+@contextmanager
+def bf16_of(device: str) -> Iterator[None]:
+    """Autocast as on a device that need not be there, where `torch.autocast` refuses: for tensors without content."""
+    before = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    torch.set_autocast_enabled(device, True)
+    torch.set_autocast_dtype(device, torch.bfloat16)
+    try:
+        yield
+    finally:
+        torch.set_autocast_enabled(device, before[0])
+        torch.set_autocast_dtype(device, before[1])
+        torch.clear_autocast_cache()
 
 
 def deviations(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:

@@ -1,12 +1,12 @@
 """Files of a pair read back by something else than what wrote them, values by hand."""
 
 import json
-import resource
 
 import cv2
 import numpy as np
 import pytest
 
+from tests.hostile import full_disk
 from tests.utils.test_ply import read_by_the_specification
 from train.inference import Result
 from train.inference_output import Output, check_formats, encode_png16
@@ -117,13 +117,8 @@ def test_a_video_that_is_not_whole_is_an_error_after_all_else_is_written(tmp_pat
     disparity = np.random.default_rng(0).uniform(0, 20, (48, 64)).astype(np.float32)
     for i in range(3):
         output.write(Pair(f"{i:06d}", LEFT, LEFT, "left.mp4"), Result(disparity), None)
-    most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, most[1]))  # of a file; the three frames take more
-    try:
-        with pytest.raises(UserError, match=r"colour\.mp4: holds 0 of 3 frames"):
-            output.close({"pairs": 3})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    with full_disk(3000), pytest.raises(UserError, match=r"colour\.mp4: holds 0 of 3 frames"):  # the three frames take more
+        output.close({"pairs": 3})
     assert json.loads((tmp_path / "inference.json").read_text())["pairs"] == 3
 
 

@@ -1,12 +1,12 @@
 """From pairs to files: depth of a known scene through every calibration format, at three sizes of the images and three of the network."""
 
 import json
-import resource
 
 import numpy as np
 import pytest
 
 from core.inference import Estimate
+from tests.hostile import full_disk
 from tests.utils import test_calibration_formats as formats
 from tests.utils.test_ply import read_by_the_specification
 from train.inference import Estimator, Settings
@@ -122,13 +122,10 @@ def test_what_was_done_before_an_error_is_kept(tmp_path):
 
 
 def test_a_full_disk_is_named_and_leaves_no_part_of_a_file(tmp_path):
-    pairs, most = open_pairs(*pictures(tmp_path, (60, 20))), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, most[1]))  # of a file; the map takes 4800 bytes
-    try:
-        with pytest.raises(UserError, match=r"out/disparity\.npy: cannot be written \(File too large\); pass another --output"):
-            run(tmp_path / "out", pairs, sees_the_wall(0), files=("png", "npy"))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    pairs = open_pairs(*pictures(tmp_path, (60, 20)))
+    cannot = r"out/disparity\.npy: cannot be written \(File too large\); pass another --output"
+    with full_disk(4000), pytest.raises(UserError, match=cannot):  # the map takes 4800 bytes
+        run(tmp_path / "out", pairs, sees_the_wall(0), files=("png", "npy"))
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"disparity.png", "inference.json"}
     run(tmp_path / "out", pairs, sees_the_wall(0), files=("png", "npy"))  # what is there is known to be ours
 

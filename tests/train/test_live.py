@@ -1,7 +1,6 @@
 """The live view without window and command: what passes between threads, cameras that fail, numbers under the mouse, newer weights."""
 
 import json
-import resource
 import threading
 import time
 
@@ -11,6 +10,7 @@ import torch
 
 from core.inference import Estimate
 from tests.core.networks import TINY, tiny
+from tests.hostile import full_disk
 from tests.utils.test_video import write as write_video
 from train import cameras, live, live_watch
 from train.cameras import Capture, Stream, Views, find_cameras, open_source
@@ -406,13 +406,8 @@ def test_a_recording_that_a_full_disk_cuts_off_is_one_line(tmp_path):
             for _ in range(20):
                 recorder.write(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
 
-    most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, most[1]))
-    try:
-        with pytest.raises(UserError, match=r"view\.avi: holds \d of 20 frames"):
-            record()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    with full_disk(4000), pytest.raises(UserError, match=r"view\.avi: holds \d of 20 frames"):
+        record()
 
 
 def test_recordings_with_other_names_are_refused(tmp_path):

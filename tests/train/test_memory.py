@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from core import MODELS, build_model, correlation
 from core.inference import predict
-from tests.core.networks import tiny_of
+from tests.core.networks import bf16_of, tiny_of
 from tests.scripts.tiny import TINY, tiny_run
 from train import memory
 from train.loop import update
@@ -38,9 +38,8 @@ from utils.errors import UserError
 SIZE = (192, 128)
 CONVOLUTIONS = ("aten::convolution", "aten::convolution_backward")
 SHIPPED = [  # run file, changes of its network, setting
-    pytest.param(
-        "light", {}, Setting(1, (96, 64), "fp32", True), id="light"
-    ),  # of one sample in float32, columns of a CPU's convolutions are not planned
+    # Of one sample in float32, columns of a CPU's convolutions are not planned.
+    pytest.param("light", {}, Setting(1, (96, 64), "fp32", True), id="light"),
     pytest.param("unet", {}, Setting(1, (96, 64), "bf16", False), id="unet"),
     pytest.param("stereo_v1", {"train_iters": 1}, Setting(2, (64, 32), "bf16", True), id="stereo_v1", marks=pytest.mark.slow),
 ]
@@ -175,13 +174,8 @@ def test_a_gpu_keeps_what_is_planned_on_a_cpu(kind, monkeypatch):
             live = memory._Live([*network.parameters(), *network.buffers()])
             with live:
                 views = [torch.empty(2, 3, 64, 96) for _ in range(2)]
-                torch.set_autocast_dtype(device, torch.bfloat16)
-                torch.set_autocast_enabled(device, True)  # `torch.autocast` refuses a GPU that is not there
-                try:
+                with bf16_of(device):
                     output = network(*views)
-                finally:
-                    torch.set_autocast_enabled(device, False)
-                    torch.clear_autocast_cache()
                 assert output.disparities.requires_grad
                 kept[device] = live.trace(len(live.order)).peak()[2]
     assert kept["cuda"] == pytest.approx(kept["cpu"], rel=0.1), kept

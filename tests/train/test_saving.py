@@ -1,30 +1,18 @@
 """Saving behind the loop: what is written is the state of the step, whatever happens meanwhile, and a disk that fails stops nothing."""
 
 import logging
-import resource
 import threading
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
 from core.weight_files import read_file
+from tests.hostile import full_disk
 from train.checkpoint import Checkpoints
 from train.config import CheckpointsConfig
 from train.saving import Saver, Snapshot
 from utils.errors import UserError
-
-
-@contextmanager
-def full_disk(most=100_000):
-    """No file may grow beyond `most` bytes: writing fails in the middle, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def parts(step):

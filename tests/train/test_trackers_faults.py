@@ -4,7 +4,6 @@
 
 import json
 import logging
-import resource
 import threading
 import time
 
@@ -12,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from scripts.sync_metrics import main
+from tests.hostile import full_disk
 from tests.train.mlflow_server import MlflowServer
 from train.config import TrackersConfig
 from train.trackers import build_trackers, read_metrics
@@ -160,13 +160,9 @@ def test_a_full_disk_below_the_store_costs_one_warning_and_no_number(tmp_path, m
     run = Training(tmp_path / "run")
     run.steps(1, 5)
     arrived(lambda: run.tracker.run_id and (tmp_path / "run" / "mlflow_run.json").exists())
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096 * 8, hard))  # also of its journal; metrics.jsonl stays below
-    try:
+    with full_disk(4096 * 8):  # also of its journal; metrics.jsonl stays below
         run.steps(6, STEPS)
         assert run.end() < 20 and run.longest < 0.1
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert_nothing_lost(tmp_path / "run")
     lines = told(caplog)
     assert len(lines) == 2 and "failed" in lines[0] and "disk" in lines[0]

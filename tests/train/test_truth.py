@@ -59,7 +59,6 @@ def test_which_label_types_need_ground_truth():
 @pytest.mark.parametrize("log_every", [0, 1])
 def test_a_run_on_nothing_is_no_success(build, caplog, log_every):
     caplog.set_level("INFO", logger="stereofoundry")
-
     run = build("data.max_disparity=0.001", num_iterations=1, log_every=log_every)
     with pytest.raises(UserError, match="in 1 samples of made, so nothing is trained"), StopSignals() as stop:
         train(run, stop)

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from core import MODELS, build_model, correlation
+from tests.core.networks import bf16_of
 from tests.scripts.tiny import ROOT, tiny_run
 from train import loop
 from train.loop import update
@@ -143,12 +144,8 @@ SAME = {"crestereo_finetune", "light_second", "light_third"}  # networks and los
 def on_gpu(monkeypatch):
     """In `with on_gpu` tensors have shapes and a device, and no content. No kernels of Triton: they are compiled by what there is not."""
     monkeypatch.setattr(correlation, "_proven_kernels", lambda device: correlation.VECTORISED)
-    before = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")  # torch.autocast itself wants to see a GPU
-    torch.set_autocast_enabled("cuda", True)
-    torch.set_autocast_dtype("cuda", torch.bfloat16)
-    yield FakeTensorMode()
-    torch.set_autocast_enabled("cuda", before[0])
-    torch.set_autocast_dtype("cuda", before[1])
+    with bf16_of("cuda"):
+        yield FakeTensorMode()
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,9 @@
 """Videos there and back, what a damaged one says, and that nothing else is printed."""
 
-import resource
-
 import numpy as np
 import pytest
 
+from tests.hostile import full_disk
 from utils.errors import UserError
 from utils.video import VideoReader, VideoWriter, is_video
 
@@ -64,15 +63,12 @@ def test_a_video_that_a_full_disk_cuts_off_is_one_line(tmp_path, capfd, suffix):
                 video.write(picture)
             raise ZeroDivisionError
 
-    path, pictures, most = tmp_path / f"v{suffix}", frames(40), resource.getrlimit(resource.RLIMIT_FSIZE)
+    path, pictures = tmp_path / f"v{suffix}", frames(40)
     size = write(path, pictures).stat().st_size
     for limit in (size // 2, size - 6000):  # before and after the last time that the encoder's buffer is full
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most[1]))
-        try:
+        with full_disk(limit):
             with pytest.raises(UserError, match=rf"v\{suffix}: holds \d+ of 40 frames; most likely the disk is full: make room"):
                 write(path, pictures)
             with pytest.raises(ZeroDivisionError):  # which is not hidden
                 write_and_fail()
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, most)
     assert capfd.readouterr() == ("", "")
