@@ -102,8 +102,8 @@ def test_each_size_is_compiled_once_and_other_images_never(build):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == len(sizes)
 
 
-def test_a_size_is_compiled_with_a_start_and_without(build, monkeypatch):
-    monkeypatch.setattr(torch._dynamo.config, recompile_limit(), 1)
+@torch._dynamo.config.patch({recompile_limit(): 1})
+def test_a_size_is_compiled_with_a_start_and_without(build):
     torch._dynamo.reset()
     config = tiny_run("raft_stereo")
     config["data"] = {**config["data"], "image_sizes": [[64, 64], [96, 64]]}
