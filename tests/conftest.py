@@ -1,9 +1,15 @@
 """What all tests share: where the development data lies when it is there. Fixtures of one room live beside that room's tests."""
 
 import logging
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+
+# Images for containers often set it, and each process that a test starts would compile torch's source anew, which takes ten seconds.
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    sys.dont_write_bytecode = False
 
 import pytest
 import torch

@@ -99,7 +99,7 @@ def marked(path: Path) -> object:
     """Of best.* or last.* what does not depend on where and how a run was started."""
     if path.suffix == ".json":
         return {key: value for key, value in json.loads(path.read_text()).items() if key != "sha256"}
-    return {key: value.tolist() for key, value in load_file(path).items()}
+    return {name: (one.dtype, one.shape, one.reshape(-1).view(torch.uint8).numpy().tobytes()) for name, one in load_file(path).items()}
 
 
 def _differences(first: object, second: object, at: str = "") -> Iterator[str]:
