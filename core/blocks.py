@@ -8,8 +8,10 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 Norm = Literal["batch", "instance", "none"]
 BatchNormPolicy = Literal["train", "frozen_statistics", "frozen"]
@@ -45,6 +47,30 @@ def make_norm(norm: Norm, channels: int, dims: int = 2) -> nn.Module:
     return INSTANCE[dims](channels) if norm == "instance" else nn.Identity()
 
 
+def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
+    """norm(conv(x)). On a CPU, where nothing is differentiated, a batch norm that uses its running statistics is folded into the weights
+    (Jacob et al. 2018, section 3.2): no pass over the result, which of a volume is a good part of what a convolution takes.
+
+    On a GPU not tried. A compiler and an exporter see both layers, and join them as they like.
+    """
+    folds = type(norm) in BATCH.values() and not norm.training and x.device.type == "cpu"
+    if not folds or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return norm(conv(x))
+    statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    weight, bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics, transpose=conv.transposed)
+    return functional_call(conv, {"weight": weight, "bias": bias}, (x,))
+
+
+def add(x: Tensor, other: Tensor) -> Tensor:
+    """x + other, in the memory of `x` where nothing is differentiated; `x` has no other reader."""
+    return x + other if torch.is_grad_enabled() or x.dtype != other.dtype else x.add_(other)
+
+
+def relu(x: Tensor) -> Tensor:
+    """In the memory of `x` where nothing is differentiated; `x` has no other reader."""
+    return F.relu(x, inplace=not torch.is_grad_enabled())
+
+
 def keep_batch_norm(model: nn.Module, policy: BatchNormPolicy) -> None:
     """After `model.train()`: what `policy` says of its batch norms. A network calls it in its own `train`."""
     if policy == "train":
@@ -70,7 +96,7 @@ class ConvNormAct(nn.Module):
         self.norm = make_norm(norm, outputs, dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(self.norm(self.conv(x)), SLOPE, inplace=not isinstance(self.norm, nn.Identity))
+        return F.leaky_relu(conv_norm(x, self.conv, self.norm), SLOPE, inplace=not isinstance(self.norm, nn.Identity))
 
 
 class BasicBlock(nn.Module):
@@ -84,8 +110,8 @@ class BasicBlock(nn.Module):
         self.norm2 = make_norm(norm, channels, dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.norm1(self.conv1(x)), inplace=True)
-        return F.relu(self.norm2(self.conv2(y)) + x, inplace=True)
+        y = F.relu(conv_norm(x, self.conv1, self.norm1), inplace=True)
+        return F.relu(add(conv_norm(y, self.conv2, self.norm2), x), inplace=True)
 
 
 class ResidualBlock(nn.Module):
@@ -106,8 +132,8 @@ class ResidualBlock(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=bias), make_norm(norm, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.norm1(self.conv1(x)), inplace=True)
-        y = F.relu(self.norm2(self.conv2(y)), inplace=True)
+        y = F.relu(conv_norm(x, self.conv1, self.norm1), inplace=True)
+        y = F.relu(conv_norm(y, self.conv2, self.norm2), inplace=True)
         return F.relu(self.shortcut(x) + y, inplace=True)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.blocks import ConvNormAct, ResidualBlock, two_blocks
+from core.blocks import ConvNormAct, ResidualBlock, conv_norm, two_blocks
 from core.checkpointing import Level, by_level
 
 
@@ -78,7 +78,7 @@ class ContextNetwork(nn.Module):
 
     def forward(self, image: Tensor, monocular: Tensor | None) -> Context:
         """image: (B, 3, H, W), normalised; monocular: (B, F/2, h, w) or None for a network without it."""
-        x = self._run(lambda x: F.relu(self.norm(self.conv(x)), inplace=True), image, self.norm)
+        x = self._run(lambda x: F.relu(conv_norm(x, self.conv, self.norm), inplace=True), image, self.norm)
         for block in (block for stage in self.stages for block in stage):
             x = self._run(block, x, block)
         if monocular is not None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.blocks import BasicBlock, ConvNormAct, FeatureGate, at_least_float32, float32_island
+from core.blocks import BasicBlock, ConvNormAct, FeatureGate, add, at_least_float32, float32_island
 from core.checkpointing import Level, by_level
 
 COLUMNS = 64  # columns per matrix product of the group correlation; trades wasted products against larger ones
@@ -67,7 +67,8 @@ class Stem(nn.Sequential):
         weight, *sides = first.weight.flatten(1).split(self.sizes, 1)
         left, right = (F.conv2d(x, side[..., None, None]) for x, side in zip((left, right), sides, strict=True))
         volume = (weight @ correlation.flatten(2)).unflatten(2, correlation.shape[2:])
-        volume = volume + (left + first.bias[:, None, None]).unsqueeze(2) + shifted_planes(right, correlation.shape[2])
+        volume = add(volume, (left + first.bias[:, None, None]).unsqueeze(2))
+        volume = add(volume, shifted_planes(right, correlation.shape[2]))
         return volume.contiguous(memory_format=torch.channels_last_3d) if volume.device.type == "cpu" else volume
 
     def forward(self, correlation: Tensor, left: Tensor, right: Tensor) -> Tensor:

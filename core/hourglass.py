@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.blocks import ConvNormAct, FeatureGate
+from core.blocks import ConvNormAct, FeatureGate, conv_norm
 from core.checkpointing import Level, by_level
 from core.disparity_transformer import Axis, DisparityTransformer
 
@@ -42,8 +42,8 @@ class AxialPlanar(nn.Module):
         self.norm2 = nn.BatchNorm3d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.norm1(self.planar(x)), inplace=True)
-        return F.relu(self.norm2(self.axial(x)), inplace=True)
+        x = F.relu(conv_norm(x, self.planar, self.norm1), inplace=True)
+        return F.relu(conv_norm(x, self.axial, self.norm2), inplace=True)
 
 
 def down(inputs: int, outputs: int) -> nn.Sequential:

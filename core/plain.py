@@ -19,6 +19,7 @@ from core.foundation_stereo import FoundationStereo
 from core.hourglass import AxialConv
 from core.update import ConvGRU, SelectiveGRU, UpdateBlock
 from core.upsample import Upsampler, convex_upsample
+from core.winograd import Conv3x3
 
 
 def group_correlation(left: Tensor, right: Tensor, *, groups: int, planes: int) -> Tensor:
@@ -162,6 +163,21 @@ class PlainUpdateBlock(UpdateBlock):
         return states, change
 
 
+class PlainBatchNorm2d(nn.BatchNorm2d):
+    """A pass of its own, which `blocks.conv_norm` folds into no convolution."""
+
+
+class PlainBatchNorm3d(nn.BatchNorm3d):
+    """As `PlainBatchNorm2d`."""
+
+
+class PlainConv3x3(Conv3x3):
+    """The sum of nine products."""
+
+    def pays(self, x: Tensor, weight: Tensor) -> bool:
+        return False
+
+
 class ContiguousStem(Stem):
     """The volume with channels first in memory."""
 
@@ -173,9 +189,11 @@ TWINS: dict[str, dict[type[nn.Module], type[nn.Module]]] = {
     "layout": {Stem: ContiguousStem},
     "volume": {CostVolume: PlainCostVolume},
     "axial": {AxialConv: PlainAxialConv},
+    "folding": {nn.BatchNorm2d: PlainBatchNorm2d, nn.BatchNorm3d: PlainBatchNorm3d},
     "classifier": {DisparityClassifier: PlainClassifier},
     "lookup": {},
     "gru": {ConvGRU: PlainConvGRU, SelectiveGRU: PlainSelectiveGRU},
+    "winograd": {Conv3x3: PlainConv3x3},
     "upsampling": {Upsampler: PlainUpsampler},
     "unread": {DepthDecoder: PlainDepthDecoder, UpdateBlock: PlainUpdateBlock},
 }

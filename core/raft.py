@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.blocks import Norm, at_least_float32, float32_island, make_norm, two_blocks
+from core.blocks import Norm, at_least_float32, conv_norm, float32_island, make_norm, two_blocks
 from core.upsample import convex_upsample
 
 
@@ -28,7 +28,7 @@ class Trunk(nn.Module):
         self.stages = nn.ModuleList(two_blocks(inputs[n], widths[n], norm=norm, stride=strides[n + 1], project=project) for n in range(3))
 
     def forward(self, image: Tensor) -> Tensor:
-        x = F.relu(self.norm(self.conv(image)), inplace=True)
+        x = F.relu(conv_norm(image, self.conv, self.norm), inplace=True)
         for stage in self.stages:
             x = stage(x)
         return x

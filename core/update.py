@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from core.blocks import add, relu
 from core.context import Context
+from core.winograd import Conv3x3
 
 
 class MotionEncoder(nn.Module):
@@ -16,15 +18,15 @@ class MotionEncoder(nn.Module):
     def __init__(self, *, lookup: int, hidden: int) -> None:
         super().__init__()
         self.lookup1 = nn.Conv2d(lookup, 2 * hidden, 1)
-        self.lookup2 = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1)
+        self.lookup2 = Conv3x3(2 * hidden, 2 * hidden)
         self.disparity1 = nn.Conv2d(1, hidden // 2, 7, padding=3)
         self.disparity2 = nn.Conv2d(hidden // 2, hidden // 2, 3, padding=1)
-        self.join = nn.Conv2d(2 * hidden + hidden // 2, hidden - 1, 3, padding=1)
+        self.join = Conv3x3(2 * hidden + hidden // 2, hidden - 1)
 
     def forward(self, lookup: Tensor, disparity: Tensor) -> Tensor:
-        x = F.relu(self.lookup2(F.relu(self.lookup1(lookup))))
-        y = F.relu(self.disparity2(F.relu(self.disparity1(disparity))))
-        x = F.relu(self.join(torch.cat([x, y], 1)))
+        x = relu(self.lookup2(relu(self.lookup1(lookup))))
+        y = relu(self.disparity2(relu(self.disparity1(disparity))))
+        x = relu(self.join(torch.cat([x, y], 1)))
         return torch.cat([x, disparity.to(x.dtype)], 1)
 
 
@@ -33,8 +35,11 @@ class ConvGRU(nn.Module):
 
     def __init__(self, *, hidden: int, inputs: int, kernel: int) -> None:
         super().__init__()
-        self.gates = nn.Conv2d(hidden + inputs, 2 * hidden, kernel, padding=kernel // 2)
-        self.candidate = nn.Conv2d(hidden + inputs, hidden, kernel, padding=kernel // 2)
+
+        def conv(outputs: int) -> nn.Conv2d:
+            return Conv3x3(hidden + inputs, outputs) if kernel == 3 else nn.Conv2d(hidden + inputs, outputs, kernel, padding=kernel // 2)
+
+        self.gates, self.candidate = conv(2 * hidden), conv(hidden)
 
     def forward(self, state: Tensor, prepared: Tensor, inputs: Tensor) -> Tensor:
         update, reset = self.gates(prepared).sigmoid().chunk(2, 1)
@@ -51,21 +56,21 @@ class SelectiveGRU(nn.Module):
 
     def __init__(self, *, hidden: int, inputs: int) -> None:
         super().__init__()
-        self.prepare_inputs = nn.Conv2d(inputs, inputs, 3, padding=1)
-        self.prepare_gates = nn.Conv2d(inputs + hidden, inputs + hidden, 3, padding=1)
+        self.prepare_inputs = Conv3x3(inputs, inputs)
+        self.prepare_gates = Conv3x3(inputs + hidden, inputs + hidden)
         self.small = ConvGRU(hidden=hidden, inputs=inputs, kernel=1)
         self.large = ConvGRU(hidden=hidden, inputs=inputs, kernel=3)
 
     def prepare(self, context: Tensor) -> Tensor:
         """(B, hidden, ., .) to what `forward` takes, (B, inputs, ., .)."""
         conv = self.prepare_inputs
-        return F.conv2d(context, conv.weight[:, : context.shape[1]], conv.bias, padding=1)
+        return conv.convolve(context, conv.weight[:, : context.shape[1]], conv.bias)
 
     def forward(self, state: Tensor, attention: Tensor, prepared: Tensor, *inputs: Tensor) -> Tensor:
         """attention: (B, 1, ., .), 1 where the small kernel decides. inputs: those after the context, concatenated."""
         x = torch.cat(inputs, 1) if len(inputs) > 1 else inputs[0]
-        x = F.relu(prepared + F.conv2d(x, self.prepare_inputs.weight[:, -x.shape[1] :], padding=1))
-        gates = F.relu(self.prepare_gates(torch.cat([x, state], 1)))
+        x = relu(add(self.prepare_inputs.convolve(x, self.prepare_inputs.weight[:, -x.shape[1] :]), prepared))
+        gates = relu(self.prepare_gates(torch.cat([x, state], 1)))
         return torch.lerp(self.large(state, gates, x), self.small(state, gates, x), attention)
 
 
@@ -103,7 +108,7 @@ class UpdateBlock(nn.Module):
         # Inputs of a level: context, then motion (finest) or the pooled finer state, then the coarser state where there is one.
         self.grus = nn.ModuleList(SelectiveGRU(hidden=hidden, inputs=hidden * (3 if level < levels - 1 else 2)) for level in range(levels))
         self.disparity_head = nn.Sequential(
-            nn.Conv2d(hidden, hidden, 3, padding=1),
+            Conv3x3(hidden, hidden),
             nn.ReLU(),
             ConvNeXtBlock(hidden),
             ConvNeXtBlock(hidden),
