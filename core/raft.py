@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from core.blocks import Norm, at_least_float32, conv_norm, float32_island, make_norm, two_blocks
 from core.upsample import convex_upsample
+from core.winograd import Conv3x3, same_size
 
 
 class Trunk(nn.Module):
@@ -41,10 +42,10 @@ class MotionEncoder(nn.Module):
         """lookup: channels of the lookup, then widths of its two layers; flow: widths of the flow's two layers."""
         super().__init__()
         self.lookup1 = nn.Conv2d(lookup[0], lookup[1], 1)
-        self.lookup2 = nn.Conv2d(lookup[1], lookup[2], 3, padding=1)
+        self.lookup2 = Conv3x3(lookup[1], lookup[2])
         self.flow1 = nn.Conv2d(2, flow[0], 7, padding=3)
         self.flow2 = nn.Conv2d(flow[0], flow[1], 3, padding=1)
-        self.join = nn.Conv2d(lookup[2] + flow[1], outputs - 2, 3, padding=1)
+        self.join = Conv3x3(lookup[2] + flow[1], outputs - 2)
 
     def forward(self, lookup: Tensor, flow: Tensor) -> Tensor:
         x = F.relu(self.lookup2(F.relu(self.lookup1(lookup), inplace=True)), inplace=True)
@@ -58,9 +59,8 @@ class ConvGRU(nn.Module):
 
     def __init__(self, *, hidden: int, inputs: int, kernel: tuple[int, int]) -> None:
         super().__init__()
-        padding = (kernel[0] // 2, kernel[1] // 2)
-        self.gates = nn.Conv2d(hidden + inputs, 2 * hidden, kernel, padding=padding)
-        self.candidate = nn.Conv2d(hidden + inputs, hidden, kernel, padding=padding)
+        self.gates = same_size(hidden + inputs, 2 * hidden, kernel)
+        self.candidate = same_size(hidden + inputs, hidden, kernel)
 
     def forward(self, state: Tensor, inputs: Tensor, context: Tensor | None = None) -> Tensor:
         """context: (B, 3 * hidden, ., .), added to the update gate, the reset gate and the candidate before their nonlinearities."""
@@ -73,9 +73,7 @@ class ConvGRU(nn.Module):
 
 def head(hidden: int, outputs: int, kernel: int) -> nn.Sequential:
     """What is read from the state: the change of flow (kernel 3), or the scores of the upsampling (kernel 1)."""
-    return nn.Sequential(
-        nn.Conv2d(hidden, 2 * hidden, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(2 * hidden, outputs, kernel, padding=kernel // 2)
-    )
+    return nn.Sequential(Conv3x3(hidden, 2 * hidden), nn.ReLU(inplace=True), same_size(2 * hidden, outputs, kernel))
 
 
 def upsample_flow(flow: Tensor, scores: Tensor, factor: int) -> Tensor:

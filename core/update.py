@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from core.blocks import add, relu
 from core.context import Context
-from core.winograd import Conv3x3
+from core.winograd import Conv3x3, same_size
 
 
 class MotionEncoder(nn.Module):
@@ -35,11 +35,8 @@ class ConvGRU(nn.Module):
 
     def __init__(self, *, hidden: int, inputs: int, kernel: int) -> None:
         super().__init__()
-
-        def conv(outputs: int) -> nn.Conv2d:
-            return Conv3x3(hidden + inputs, outputs) if kernel == 3 else nn.Conv2d(hidden + inputs, outputs, kernel, padding=kernel // 2)
-
-        self.gates, self.candidate = conv(2 * hidden), conv(hidden)
+        self.gates = same_size(hidden + inputs, 2 * hidden, kernel)
+        self.candidate = same_size(hidden + inputs, hidden, kernel)
 
     def forward(self, state: Tensor, prepared: Tensor, inputs: Tensor) -> Tensor:
         update, reset = self.gates(prepared).sigmoid().chunk(2, 1)

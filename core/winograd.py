@@ -37,6 +37,14 @@ class Conv3x3(nn.Conv2d):
         return infers and plain and weight[..., 0, 0].numel() >= PAYS[0] and x[0, 0].numel() >= PAYS[1]
 
 
+def same_size(inputs: int, outputs: int, kernel: int | tuple[int, int]) -> nn.Conv2d:
+    """A convolution of any kernel, odd in both directions, with as much padding as keeps the size."""
+    height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
+    if (height, width) == (3, 3):
+        return Conv3x3(inputs, outputs)
+    return nn.Conv2d(inputs, outputs, (height, width), padding=(height // 2, width // 2))
+
+
 def by_tiles(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """F.conv2d(x, weight, bias, padding=1). x: (B, C, H, W); weight: (K, C, 3, 3); bias: (K)."""
     of_input, of_filter, back = (x.new_tensor(matrix) for matrix in transforms())

@@ -7,11 +7,10 @@ import torch
 from torch.nn import functional as F
 
 from core import winograd
-from core.plain import make_plain
 from core.winograd import Conv3x3, by_tiles
 from tests.conftest import SHARED
 from tests.core.golden import FLOAT32, check_golden, filled_model
-from tests.core.networks import images, tiny
+from tests.core.networks import images, tiny_of
 
 
 @pytest.fixture
@@ -77,14 +76,15 @@ def test_it_is_taken_where_it_pays(monkeypatch, context, size, dtype, taken):
     assert len(seen) == taken
 
 
-@torch.no_grad()
-def test_a_network_by_tiles_is_the_network(everywhere):
-    views = images(batch=2, height=96, width=96)
-    found = tiny().eval()(*views, iters=4).disparity
-    assert {tuple(shape[2:]) for shape in everywhere} == {(24, 24), (12, 12), (6, 6)}
-    everywhere.clear()
-    expected = make_plain(tiny(), ["winograd"]).eval()(*views, iters=4).disparity
+@pytest.mark.parametrize("kind", ["foundation_stereo", "raft_stereo", "crestereo"])
+def test_a_network_that_infers_is_the_one_that_learns(everywhere, kind):
+    """By tiles and with folded norms, and without."""
+    model, views = tiny_of(kind).eval(), images(batch=2, height=96, width=96)
+    expected = model(*views, iters=4).disparity.detach()
     assert not everywhere
+    with torch.no_grad():
+        found = model(*views, iters=4).disparity
+    assert everywhere
     assert 0 < (found - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
