@@ -34,7 +34,7 @@ def test_gradient_checkpointing_and_structures_are_seen_through():
     with torch.no_grad():
         model.update.disparity_head[0].bias[0] = float("inf")
     AnomalyDetector(model)
-    with pytest.raises(UserError, match=r"is of update\.disparity_head\.0 \(Conv2d\)"):
+    with pytest.raises(UserError, match=r"is of update\.disparity_head\.0 \(Conv3x3\)"):
         model(*images())
 
 
