@@ -47,14 +47,18 @@ def make_norm(norm: Norm, channels: int, dims: int = 2) -> nn.Module:
     return INSTANCE[dims](channels) if norm == "instance" else nn.Identity()
 
 
+def infers_on_cpu(x: Tensor) -> bool:
+    """Where shortcuts without gradients are taken. A compiler and an exporter see the layers as they are, and join them as they like."""
+    return x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
 def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
     """norm(conv(x)). On a CPU, where nothing is differentiated, a batch norm that uses its running statistics is folded into the weights
     (Jacob et al. 2018, section 3.2): no pass over the result, which of a volume is a good part of what a convolution takes.
 
-    On a GPU not tried. A compiler and an exporter see both layers, and join them as they like.
+    On a GPU not tried.
     """
-    folds = type(norm) in BATCH.values() and not norm.training and x.device.type == "cpu"
-    if not folds or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if type(norm) not in BATCH.values() or norm.training or not infers_on_cpu(x):
         return norm(conv(x))
     statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     weight, bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics, transpose=conv.transposed)
@@ -64,11 +68,6 @@ def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
 def add(x: Tensor, other: Tensor) -> Tensor:
     """x + other, in the memory of `x` where nothing is differentiated; `x` has no other reader."""
     return x + other if torch.is_grad_enabled() or x.dtype != other.dtype else x.add_(other)
-
-
-def relu(x: Tensor) -> Tensor:
-    """In the memory of `x` where nothing is differentiated; `x` has no other reader."""
-    return F.relu(x, inplace=not torch.is_grad_enabled())
 
 
 def keep_batch_norm(model: nn.Module, policy: BatchNormPolicy) -> None:

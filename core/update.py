@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.blocks import add, relu
+from core.blocks import add
 from core.context import Context
 from core.winograd import Conv3x3, same_size
 
@@ -24,9 +24,9 @@ class MotionEncoder(nn.Module):
         self.join = Conv3x3(2 * hidden + hidden // 2, hidden - 1)
 
     def forward(self, lookup: Tensor, disparity: Tensor) -> Tensor:
-        x = relu(self.lookup2(relu(self.lookup1(lookup))))
-        y = relu(self.disparity2(relu(self.disparity1(disparity))))
-        x = relu(self.join(torch.cat([x, y], 1)))
+        x = F.relu(self.lookup2(F.relu(self.lookup1(lookup))))
+        y = F.relu(self.disparity2(F.relu(self.disparity1(disparity))))
+        x = F.relu(self.join(torch.cat([x, y], 1)))
         return torch.cat([x, disparity.to(x.dtype)], 1)
 
 
@@ -66,8 +66,8 @@ class SelectiveGRU(nn.Module):
     def forward(self, state: Tensor, attention: Tensor, prepared: Tensor, *inputs: Tensor) -> Tensor:
         """attention: (B, 1, ., .), 1 where the small kernel decides. inputs: those after the context, concatenated."""
         x = torch.cat(inputs, 1) if len(inputs) > 1 else inputs[0]
-        x = relu(add(self.prepare_inputs.convolve(x, self.prepare_inputs.weight[:, -x.shape[1] :]), prepared))
-        gates = relu(self.prepare_gates(torch.cat([x, state], 1)))
+        x = F.relu(add(self.prepare_inputs.convolve(x, self.prepare_inputs.weight[:, -x.shape[1] :]), prepared))
+        gates = F.relu(self.prepare_gates(torch.cat([x, state], 1)))
         return torch.lerp(self.large(state, gates, x), self.small(state, gates, x), attention)
 
 

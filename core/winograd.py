@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from core.blocks import infers_on_cpu
+
 RESULTS, INPUTS = 4, 6  # side of a tile of results, and of the inputs that it is made of
 POINTS = (0.0, 0.5**0.5, -(0.5**0.5), 2.0**0.5, -(2.0**0.5))  # and infinity: of those tried, the ones with the least error
 PAYS = (2**14, 2**10)  # from so many channels in times channels out, and pixels, on
@@ -31,10 +33,9 @@ class Conv3x3(nn.Conv2d):
         return by_tiles(x, weight, bias) if self.pays(x, weight) else F.conv2d(x, weight, bias, padding=1)
 
     def pays(self, x: Tensor, weight: Tensor) -> bool:
-        """Not with gradients, whose convolutions gain nothing; not in half precision; a compiler and an exporter see a convolution."""
-        infers = not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"))
-        plain = x.device.type == "cpu" and x.dtype == torch.float32
-        return infers and plain and weight[..., 0, 0].numel() >= PAYS[0] and x[0, 0].numel() >= PAYS[1]
+        """Not with gradients, whose convolutions gain nothing, and in float32 alone."""
+        large = weight[..., 0, 0].numel() >= PAYS[0] and x[0, 0].numel() >= PAYS[1]
+        return large and infers_on_cpu(x) and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
 
 
 def same_size(inputs: int, outputs: int, kernel: int | tuple[int, int]) -> nn.Conv2d:

@@ -8,7 +8,6 @@ from torch.nn import functional as F
 
 from core import winograd
 from core.winograd import Conv3x3, by_tiles
-from tests.conftest import SHARED
 from tests.core.golden import FLOAT32, check_golden, filled_model
 from tests.core.networks import images, tiny_of
 
@@ -91,10 +90,10 @@ def test_a_network_that_infers_is_the_one_that_learns(everywhere, kind):
 @pytest.mark.data
 def test_the_published_numbers_come_by_tiles(everywhere, shared):
     check_golden(
-        SHARED / "reference" / "golden_vits.npz",
+        shared / "reference" / "golden_vits.npz",
         "vits",
         parts="ah",
-        model=filled_model(SHARED / "reference", "vits", seed=0),
+        model=filled_model(shared / "reference", "vits", seed=0),
         gates=FLOAT32,
     )
     assert len(everywhere) > 100
